@@ -6,12 +6,13 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 
 import pytest
 
-from harness import processes
+from harness import manager, processes
 from harness.deadline import Expired
 from harness.http import Closed, Connection, Malformed
 from harness.service import Service, parse
@@ -203,50 +204,7 @@ def test_all_unit_cases_run_although_one_fails(unit):
     assert failed == ["wrong", "descriptor", "closes", "child", "hangs"]
 
 
-# A service and its generations, with a stand-in that replaces itself in the bluntest way.
-
-STAND_IN = """
-import json, os, signal, socket, sys
-generation = int(os.environ.get("GENERATION", "1"))
-if generation > 1:
-    listener = socket.socket(fileno=int(os.environ["LISTENER"]))
-else:
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-listener.set_inheritable(True)
-with open(sys.argv[1], "w") as file:
-    file.write(str(os.getpid()))
-def upgrade(*_):
-    if os.fork() == 0:
-        os.environ.update(GENERATION=str(generation + 1), LISTENER=str(listener.fileno()))
-        os.execv(sys.executable, [sys.executable, *sys.argv])
-    os._exit(0)
-signal.signal(signal.SIGUSR2, upgrade)
-signal.signal(signal.SIGTERM, lambda *_: os._exit(int(os.environ.get("CODE", "0"))))
-if "IGNORE" in os.environ:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-event = {"event": "serving", "generation": generation, "pid": os.getpid()}
-print(json.dumps(event), file=sys.stderr, flush=True)
-while True:
-    connection, _ = listener.accept()
-    with connection:
-        connection.recv(4096)
-        head = "HTTP/1.1 200 OK\\r\\nContent-Length: 2\\r\\nSegue-Generation: %d\\r\\nSegue-Pid: %d\\r\\n\\r\\n"
-        connection.sendall((head % (generation, os.getpid())).encode() + b"hi")
-"""
-
-
-@pytest.fixture
-def stand_in(folder, _guard):
-    def start(**options):
-        program, pid_file = folder / "stand_in.py", folder / "stand_in.pid"
-        program.write_text(STAND_IN)
-        service = Service([sys.executable, program, pid_file], folder, pid_file=pid_file, **options)
-        _guard.own(service).wait_serving()
-        return service
-
-    return start
+# A service and its generations, with harness/stand_in.py.
 
 
 def test_a_service_is_followed_through_its_generations(stand_in):
@@ -330,14 +288,30 @@ def test_addresses_become_what_a_client_connects_to(text, address):
     assert parse(text) == address
 
 
+def test_the_load_is_counted_by_generation(stand_in, load):
+    service = stand_in()
+    running = load(service, "--new", 2, "--requests", 50, "--count-header", "Segue-Generation")
+    result = running.wait_running().result()
+    assert (result.lost, result.closed, result.answers) == (0, 0, {"1": 50}), result
+
+
+def test_a_load_without_end_can_be_stopped(stand_in, load):
+    running = load(stand_in(), "--new", 1, "--rate", 20, "--duration", "1h").wait_running()
+    result = running.stop()
+    assert result["outcomes"]["ok"] == result["requests"] >= 1, result
+
+
+def test_the_losses_of_a_load_are_told(load):
+    result = load("--requests", 3, "http://127.0.0.1:1/").result()
+    assert result.lost == result["outcomes"]["refused"] == 3
+
+
 # The client.
 
 
 @pytest.fixture
 def answers(folder):
     """A Connection whose other end has sent these bytes and then ended."""
-    import socket
-
     made = []
 
     def make(data):
@@ -384,3 +358,50 @@ def test_the_client_reads_two_responses_and_nothing_between(answers):
 def test_the_client_is_strict(answers, data, error):
     with pytest.raises(error):
         answers(data).response()
+
+
+# The stand-in for a service manager.
+
+
+def test_sockets_are_handed_over_as_systemd_does(folder, _guard):
+    script = 'echo "{\\"event\\":\\"env\\",\\"pid\\":$LISTEN_PID,\\"fds\\":$LISTEN_FDS}"; read x <&4'
+    made = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    given = manager.activation(made, names=["http", "admin"])
+    service = Service(
+        [*given["before"], "/bin/sh", "-c", script], folder, pass_fds=given["pass_fds"]
+    )
+    _guard.own(service)
+    manager.close_all(given["pass_fds"])
+    event = service.log.wait_for("env")
+    for one in made:
+        one.close()
+    assert (event["pid"], event["fds"]) == (service.session, 2)
+
+
+def test_a_notification_names_its_sender_and_its_descriptors(folder):
+    with manager.NotifySocket(folder / "notify") as notify:
+        pid = os.fork()
+        if pid == 0:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.connect(notify.path)
+                sender.send(b"READY=1\nMAINPID=7\n")
+                socket.send_fds(sender, [b"BARRIER=1"], [0])
+            os._exit(0)
+        message = notify.wait_for("READY=1")
+        assert (message.pid, message.fields, message.descriptors) == (
+            pid, {"READY": "1", "MAINPID": "7"}, 0
+        )
+        assert notify.receive().descriptors == 1
+        os.waitpid(pid, 0)
+
+
+def test_many_generations_leave_no_zombie_behind(stand_in):
+    service = stand_in()
+    pids = []
+    for _ in range(5):
+        pids.append(service.pid)
+        service.upgrade()
+    for pid in pids:
+        service.wait_exit(pid)
+    assert [stat.pid for stat in processes.children() if stat.zombie] == []
+    assert list(service.exit_codes.values()) == [0] * 5

@@ -5,6 +5,7 @@
     service     a server program with all its generations
     load        the counting client, segue-load
     http        an exact HTTP/1.1 client on a bare socket
+    manager     a stand-in for systemd: sockets handed over, notifications received
     builds      the build folders, and C programs compiled against them
     guard       what a test must have given back when it ends
     plugin      the fixtures and hooks that give all this to pytest

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import os
 import pathlib
+import shutil
 import subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -79,6 +80,15 @@ class Build:
             command += ["-luv"]
         subprocess.run([str(word) for word in command], check=True)
         unfinished.rename(result)
+
+
+def put_program(program, path):
+    """Puts a copy of a program at a path, as a deployment does: a running one is replaced by a
+    rename, since its file cannot be written to."""
+    unfinished = path.with_name(f".{path.name}.part")
+    shutil.copy2(program, unfinished)
+    os.replace(unfinished, path)
+    return path
 
 
 def sanitizer_environment(folder):

@@ -9,6 +9,7 @@ import json
 import pathlib
 import resource
 import subprocess
+import sys
 
 import pytest
 
@@ -107,6 +108,8 @@ FAILED = pytest.StashKey()
 
 # Fixtures.
 
+ANY_PORT = "tcp://127.0.0.1:0"
+
 
 @pytest.fixture
 def build(request):
@@ -127,14 +130,17 @@ def folder(_guard):
 def start(build, folder, _guard):
     """start('hello', '--delay', '1s', ...) starts an example (or a program by its path) with a
     port of its own, a pid file and a JSON log, waits until it serves, and returns the Service.
-    listen=[...] for other listeners; bare=True for exactly these arguments and no waiting."""
+    listen=[...] for other listeners; bare=True for exactly these arguments and no waiting;
+    before=[...] for what stands before the program (env, nohup, harness.manager.activation())."""
     count = 0
 
-    def start_one(program, *arguments, listen=("tcp://127.0.0.1:0",), bare=False, wait=True, **more):
+    def start_one(
+        program, *arguments, listen=(ANY_PORT,), bare=False, wait=True, before=(), **more
+    ):
         nonlocal count
         count += 1
         name = "service" if count == 1 else f"service{count}"
-        command = [build.program(program) if isinstance(program, str) else program]
+        command = [*before, build.program(program) if isinstance(program, str) else program]
         if not bare:
             more.setdefault("pid_file", folder / f"{name}.pid")
             for address in listen:
@@ -149,13 +155,30 @@ def start(build, folder, _guard):
 
 
 @pytest.fixture
+def stand_in(folder, _guard):
+    """stand_in(env=...) starts stand_in.py, a service that needs no build, for tests of tools."""
+
+    def start_one(*, before=(), **options):
+        pid_file = folder / "stand_in.pid"
+        program = pathlib.Path(__file__).with_name("stand_in.py")
+        command = [*before, sys.executable, program, pid_file]
+        service = _guard.own(Service(command, folder, pid_file=pid_file, **options))
+        service.wait_serving()
+        return service
+
+    return start_one
+
+
+@pytest.fixture
 def load(build, folder, _guard):
-    """load('--connections', 10, ..., url) starts segue-load; a Load."""
+    """load(service, '--keepalive', 10, '--post', 2) starts segue-load against a Service (or with a
+    URL in its place); a Load."""
     count = 0
 
     def start_one(*arguments):
         nonlocal count
         count += 1
+        arguments = [word.url if isinstance(word, Service) else word for word in arguments]
         name = "load" if count == 1 else f"load{count}"
         program = build.program("src/load/segue-load")
         return _guard.own(Load(program, folder, *arguments, name=name))

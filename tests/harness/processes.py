@@ -166,11 +166,17 @@ def _ipv6(text):
     return f"tcp://[{ipaddress.IPv6Address(struct.pack('=4I', *words))}]:{int(port, 16)}"
 
 
+def exit_code(info):
+    """Of what waitid() returned: a number, negative for a signal."""
+    return info.si_status if info.si_code == os.CLD_EXITED else -info.si_status
+
+
 class Process:
     """A process held by its pidfd. As a context manager it closes the pidfd at the end."""
 
     def __init__(self, pid):
         self.pid = pid
+        self.exit_code = None  # once reaped, by whomever of this test
         self.pidfd = os.pidfd_open(pid)
 
     def __repr__(self):
@@ -212,14 +218,16 @@ class Process:
     def reap(self, deadline=None):
         """Waits for the end and returns the exit code (negative: a signal), or None where the
         process was another's child and its parent has reaped it."""
+        if self.exit_code is not None:
+            return self.exit_code
         self.wait(deadline)
         try:
             info = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
         except ChildProcessError:
             return None
-        if info is None:
-            return None
-        return info.si_status if info.si_code == os.CLD_EXITED else -info.si_status
+        if info is not None:
+            self.exit_code = exit_code(info)
+        return self.exit_code
 
     def stop(self, deadline=None):
         """SIGSTOP, and blocks until it has taken effect."""

@@ -40,6 +40,7 @@ class Service:
         self.exit_codes = {}
         self.expected_exits = {0}
         self._known = {}
+        self._retired = []
         full = dict(os.environ)
         for key, value in (env or {}).items():
             full.pop(key, None)
@@ -72,9 +73,28 @@ class Service:
 
     def _hold(self, pid):
         """The Process of a pid; looked up once, held until finish()."""
-        if pid not in self._known:
-            self._known[pid] = processes.Process(pid)
-        return self._known[pid]
+        known = self._known.get(pid)
+        if known is not None and known.exit_code is not None and os.path.exists(f"/proc/{pid}"):
+            # Reaped, and the kernel has given the number to another process since.
+            self._retired.append(known)
+            self.exit_codes.pop(pid, None)
+            known = None
+        if known is None:
+            known = self._known[pid] = processes.Process(pid)
+        return known
+
+    def reap(self):
+        """Takes the exit codes of the orphans that have ended, so that they do not pile up."""
+        while True:
+            try:
+                info = os.waitid(os.P_PGID, self.session, os.WEXITED | os.WNOHANG)
+            except ChildProcessError:
+                return
+            if info is None:
+                return
+            self.exit_codes[info.si_pid] = processes.exit_code(info)
+            if info.si_pid in self._known:
+                self._known[info.si_pid].exit_code = self.exit_codes[info.si_pid]
 
     @property
     def running(self):
@@ -121,6 +141,7 @@ class Service:
 
     def upgrade(self, deadline=None, number=signal.SIGUSR2):
         """Asks for an upgrade and waits until the successor serves; its event."""
+        self.reap()
         mark = self.log.mark()
         before = self.pid
         self.send(number)
@@ -133,13 +154,14 @@ class Service:
     def wait_exit(self, pid, deadline=None):
         """Waits for the end of one process; its exit code, negative for a signal, None where its
         own parent reaped it."""
+        if self.exit_codes.get(pid) is not None:
+            return self.exit_codes[pid]
         try:
             process = self._known.get(pid) or self.process(pid)
         except (FileNotFoundError, ProcessLookupError):
             return self.exit_codes.get(pid)
         # None may become a number: an unreaped process is ours once its parent has gone.
-        if self.exit_codes.get(pid) is None:
-            self.exit_codes[pid] = process.reap(deadline)
+        self.exit_codes[pid] = process.reap(deadline)
         return self.exit_codes[pid]
 
     # Addresses.
@@ -155,6 +177,10 @@ class Service:
         if len(found) != 1:
             raise AssertionError(f"{self} listens on {found}, not on one address")
         return parse(found[0])
+
+    @property
+    def url(self):
+        return url(self.address)
 
     def connect(self, **options):
         return Connection(self.address, **options)
@@ -191,7 +217,7 @@ class Service:
         if any(not stat.zombie for stat in left):
             try:
                 self.stop(20)
-            except (Expired, OSError, ValueError, IndexError) as error:
+            except (AssertionError, OSError, ValueError, IndexError) as error:
                 wrong.append(f"{self} did not stop at TERM: {error}")
         else:
             wrong += self._reap_rest(left)
@@ -207,14 +233,14 @@ class Service:
             self.log.wait_end(10)
         except Expired as error:
             wrong.append(f"somebody outside {self} holds its log: {error}")
-        for process in self._known.values():
+        for process in [*self._known.values(), *self._retired]:
             process.close()
         return wrong
 
     def _reap_rest(self, left):
         try:
             self.wait_end(20)
-        except (Expired, ProcessLookupError) as error:
+        except (AssertionError, ProcessLookupError) as error:
             return [f"{self} left zombies {[stat.pid for stat in left]}: {error}"]
         return []
 
@@ -227,3 +253,12 @@ def parse(address):
     host = host.strip("[]")
     anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
     return anywhere.get(host, host), int(port)
+
+
+def url(address, path="/hello"):
+    """What segue-load takes for an address that parse() returned."""
+    if isinstance(address, str):
+        socket = address.replace(":", "%3A")
+        return f"http+unix://{socket}:{path}"
+    host, port = address
+    return f"http://[{host}]:{port}{path}" if ":" in host else f"http://{host}:{port}{path}"
