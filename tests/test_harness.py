@@ -373,6 +373,7 @@ def test_sockets_are_handed_over_as_systemd_does(folder, _guard):
     _guard.own(service)
     manager.close_all(given["pass_fds"])
     event = service.log.wait_for("env")
+    service.wait_end()
     for one in made:
         one.close()
     assert (event["pid"], event["fds"]) == (service.session, 2)
