@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Time in segue-load: nanoseconds of CLOCK_MONOTONIC in a uint64_t. Durations and points in time
  * have the same unit; 0 as a point in time means "none".

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * One connection: closed, connecting or open, with the requests that are in flight on it. It does
  * what it is told (begin, release, close), watches the socket and the time, and counts what

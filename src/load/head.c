@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Reads the head of an answer; see head.h. Makes no system call and allocates nothing. */
 #include "head.h"
 

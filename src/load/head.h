@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The head of an answer: status line and header fields, read strictly as RFC 9112 has them. What
  * a lenient client would let pass (bare line feeds, folded fields, two lengths) is malformed here,

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Log-linear buckets: below 2^6 each value has its own, above that the six bits after the leading
  * one choose the bucket within the power of two.

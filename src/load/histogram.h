@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * A histogram of durations: log-linear buckets, so that a value is known to 1.6 per cent at any
  * size; the largest value and the sum are exact. Makes no system call and allocates nothing.

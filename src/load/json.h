@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* JSON on one line, written as it comes: commas are put where they belong, strings are escaped. */
 #ifndef LOAD_JSON_H
 #define LOAD_JSON_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The run: opens all connections, decides who sends when (closed loop, open loop, think time),
  * and ends when time or number is reached or a signal says so. One thread, one epoll.

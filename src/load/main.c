@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * segue-load: a load client that never retries and counts what becomes of each request. Exit
  * status: 0 nothing lost, 1 something lost, 2 wrong usage, 3 it could not run.

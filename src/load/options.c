@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The option table and what reads it. An option's value is stored by its type at its place in
  * struct options; shapes take "N" or "N:MORE".
@@ -45,47 +46,48 @@ struct option_info {
 
 /* An entry with help alone is a heading. */
 static const struct option_info option_infos[] = {
-	{.help = "Connections, as many shapes in one run as wanted (default: --keepalive 1)"},
-	{				      "new","N", "a new connection for every request", SHAPE(NEW) },
-	{													     "keepalive","N", "one request after the other on each connection", SHAPE(KEEPALIVE) },
-	{												       "post","N", "the same with POST and a body", SHAPE(POST) },
-	{													    "pipeline","N[:DEPTH]","up to DEPTH requests ahead of the answers (8)", SHAPE(PIPELINE),
+	{ .help = "Connections, as many shapes in one run as wanted (default: --keepalive 1)" },
+	{ "new", "N", "a new connection for every request", SHAPE(NEW) },
+	{ "keepalive", "N", "one request after the other on each connection", SHAPE(KEEPALIVE) },
+	{ "post", "N", "the same with POST and a body", SHAPE(POST) },
+	{ "pipeline", "N[:DEPTH]", "up to DEPTH requests ahead of the answers (8)", SHAPE(PIPELINE),
 	  MORE(NUMBER, depth, OPTIONS_MAX_DEPTH) },
-	{														"idle","N[:THINK]","idle between requests for THINK (1s)", SHAPE(IDLE),
+	{ "idle", "N[:THINK]", "idle between requests for THINK (1s)", SHAPE(IDLE),
 	  MORE(DURATION, idle_think_ns, 0) },
-	{"half","N[:THINK]","the same with half a request's head sent beforehand (1s)",
+	{ "half", "N[:THINK]", "the same with half a request's head sent beforehand (1s)",
 	  SHAPE(HALF), MORE(DURATION, half_think_ns, 0) },
-	{													 "slow","N[:BYTES]",					 "read the answer at BYTES per second (1024)", SHAPE(SLOW),
+	{ "slow", "N[:BYTES]", "read the answer at BYTES per second (1024)", SHAPE(SLOW),
 	  MORE(NUMBER, slow_bytes, UINT32_MAX) },
-	{														.help = "How much and for how long"},
-	{	  "rate","R",
+	{ .help = "How much and for how long" },
+	{ "rate", "R",
 	  "open loop: R requests a second over all shapes but idle and half; latency\n"
-	  "counts from when a request was due (default: closed loop)", NUMBER(rate, 1, 10000000) },
-	{												    "duration","TIME","send for TIME (10s, or without end if --requests is given)",
+	  "counts from when a request was due (default: closed loop)",
+	  NUMBER(rate, 1, 10000000) },
+	{ "duration", "TIME", "send for TIME (10s, or without end if --requests is given)",
 	  DURATION(duration_ns) },
-	{			 "requests",													       "N","send N requests in all", NUMBER(requests, 1, UINT64_MAX) },
-	{													      "timeout","TIME","for one request from start to whole answer (30s)",
+	{ "requests", "N", "send N requests in all", NUMBER(requests, 1, UINT64_MAX) },
+	{ "timeout", "TIME", "for one request from start to whole answer (30s)",
 	  DURATION(timeout_ns) },
-	{												      "connect-timeout","TIME","for one connection (10s)", DURATION(connect_timeout_ns) },
-	{										 "pause","TIME","in closed loop, what a connection waits for after a loss (10ms)",
+	{ "connect-timeout", "TIME", "for one connection (10s)", DURATION(connect_timeout_ns) },
+	{ "pause", "TIME", "in closed loop, what a connection waits for after a loss (10ms)",
 	  DURATION(pause_ns) },
-	{.help = "What is sent, what is expected"},
-	{"method","NAME","of all shapes but post (GET)", TEXT(method) },
-	{"header","'K: V'","send this header, too; repeatable", .type = OPTION_HEADER },
-	{					  "body-size",																						    "N","bytes in the body of a POST (64)",
+	{ .help = "What is sent, what is expected" },
+	{ "method", "NAME", "of all shapes but post (GET)", TEXT(method) },
+	{ "header", "'K: V'", "send this header, too; repeatable", .type = OPTION_HEADER },
+	{ "body-size", "N", "bytes in the body of a POST (64)",
 	  NUMBER(body_size, 0, OPTIONS_MAX_BODY) },
-	{													   "expect", "TEXT","the body that every 2xx answer must have", TEXT(expect) },
-	{												  "echo",NULL,																																						    "the answer to a POST must have the POST's body", FLAG(echo) },
-	{													"count-header","NAME",														  "count answers by this header's value", TEXT(count_header) },
-	{	   "ipv4",NULL,"use an IPv4 address of the host", FLAG(ipv4) },
-	{ "ipv6",		  NULL,"use an IPv6 address of the host", FLAG(ipv6) },
-	{							     .help = "Result"},
-	{									"json",		  NULL,"one JSON object a line, see below", FLAG(json) },
-	{		      "progress","TIME","say how it goes every TIME", DURATION(progress_ns) },
-	{"max-lost","N","exit 0 with up to N losses and unannounced closes (0)",
+	{ "expect", "TEXT", "the body that every 2xx answer must have", TEXT(expect) },
+	{ "echo", NULL, "the answer to a POST must have the POST's body", FLAG(echo) },
+	{ "count-header", "NAME", "count answers by this header's value", TEXT(count_header) },
+	{ "ipv4", NULL, "use an IPv4 address of the host", FLAG(ipv4) },
+	{ "ipv6", NULL, "use an IPv6 address of the host", FLAG(ipv6) },
+	{ .help = "Result" },
+	{ "json", NULL, "one JSON object a line, see below", FLAG(json) },
+	{ "progress", "TIME", "say how it goes every TIME", DURATION(progress_ns) },
+	{ "max-lost", "N", "exit 0 with up to N losses and unannounced closes (0)",
 	  NUMBER(max_lost, 0, UINT64_MAX) },
-	{											"help",		      NULL,																																				       "this text", FLAG(help) },
-	{																      "version",									     NULL,"the version", FLAG(version) },
+	{ "help", NULL, "this text", FLAG(help) },
+	{ "version", NULL, "the version", FLAG(version) },
 };
 
 #define OPTION_INFOS (sizeof(option_infos) / sizeof(option_infos[0]))
@@ -124,11 +126,8 @@ static int parse_duration(const char *text, uint64_t *ret_ns)
 		const char *unit;
 		uint64_t ns;
 	} units[] = {
-		{"us",	NS_PER_US	  },
-		{ "ms", NS_PER_MS	  },
-		  { "s",	 NS_PER_S	  },
-		{ "m",  60 * NS_PER_S  },
-		{ "h",  3600 * NS_PER_S},
+		{ "us", NS_PER_US },	{ "ms", NS_PER_MS },	  { "s", NS_PER_S },
+		{ "m", 60 * NS_PER_S }, { "h", 3600 * NS_PER_S },
 	};
 	const char *unit;
 	uint64_t value;

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What the user asked for. One table says what every option is called, what it takes, what it does
  * by default; --help is printed from it. Pure but for printing --help.

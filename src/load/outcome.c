@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The tables of outcome.h as data. */
 #include "outcome.h"
 

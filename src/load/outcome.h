@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What can become of a request, and the shapes of connections that send them. Each list is written
  * once, here; names in the JSON result, rows of the text result and --help are made of it.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Formats requests; see plan.h. */
 #include "plan.h"
 

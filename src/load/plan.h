@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * What a shape sends and expects: its request, formatted once and repeated as often as it may be
  * in flight, so that any run of requests is one write from one buffer. Pure.

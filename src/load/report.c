@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* The results, as JSON and as text; see report.h. */
 #include "report.h"
 #include "clock.h"
@@ -31,6 +32,16 @@ uint64_t report_losses(const struct load *load)
 	return tally->lost + tally->closes[CLOSE_UNANNOUNCED] + tally->closes[CLOSE_UNSOLICITED];
 }
 
+/* By the server, announced or not. */
+static uint64_t closed_idle(const struct tally *tally)
+{
+	uint64_t closed = 0;
+
+	for (size_t i = 0; i < CLOSES; i++)
+		closed += tally->closes[i];
+	return closed;
+}
+
 static void begin_event(struct json *json, const struct load *load, const char *event)
 {
 	const struct tally *tally = &load->client.tally;
@@ -42,6 +53,7 @@ static void begin_event(struct json *json, const struct load *load, const char *
 	json_number(json, "requests", tally->started);
 	json_number(json, "ok", tally->ok);
 	json_number(json, "lost", tally->lost);
+	json_number(json, "closed", closed_idle(tally));
 }
 
 void report_running(const struct load *load)
@@ -97,10 +109,10 @@ static const struct {
 	const char *key;
 	unsigned int per_100k;
 } percentiles[] = {
-	{"p50",	 50000},
-	{ "p90",	 90000},
-	{ "p99",	 99000},
-	{ "p99_9", 99900},
+	{ "p50", 50000 },
+	{ "p90", 90000 },
+	{ "p99", 99000 },
+	{ "p99_9", 99900 },
 };
 
 #define PERCENTILES (sizeof(percentiles) / sizeof(percentiles[0]))

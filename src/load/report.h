@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* What is said on standard output: JSON, one object a line, or text for people. */
 #ifndef LOAD_REPORT_H
 #define LOAD_REPORT_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Reads answers off a stream; see response.h. A head that lies whole in the data is parsed where
  * it is, and only one that is cut is copied together.
@@ -216,6 +217,14 @@ static int take_line(struct response *response, const char *line, size_t size)
 	}
 }
 
+/* Only these two bytes may follow a chunk, so there is no need to wait for a whole line. */
+static bool begins_crlf(const struct response *response, const char *data, size_t size)
+{
+	size_t left = 2 - response->kept_size;
+
+	return memcmp(data, &"\r\n"[response->kept_size], size < left ? size : left) == 0;
+}
+
 /* Returns how much of the data belongs to the line. */
 static ssize_t feed_line(struct response *response, const char *data, size_t size)
 {
@@ -223,8 +232,7 @@ static ssize_t feed_line(struct response *response, const char *data, size_t siz
 	size_t used = feed ? (size_t)(feed + 1 - data) : size;
 	int r;
 
-	/* Only the two bytes CRLF may follow a chunk, so there is no need to wait for a line. */
-	if (response->state == RESPONSE_CHUNK_END && *data != "\r\n"[response->kept_size])
+	if (response->state == RESPONSE_CHUNK_END && !begins_crlf(response, data, size))
 		return refuse(response, "no CRLF follows the data of a chunk");
 	response->lines_size += used;
 	if (response->kept_size + used > MAX_LINE_BYTES || response->lines_size > MAX_LINES_BYTES)

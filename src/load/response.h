@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * One answer after the other off a connection's bytes, however they are cut. Interim answers (1xx)
  * are passed over. Pure: memory is only taken when a head arrives in pieces, and kept until

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Counting; see tally.h. */
 #include "tally.h"
 

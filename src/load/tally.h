@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Everything that is counted. Pure but for the memory that distinct header values need; when that
  * runs out, further values are counted as "other".

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Address and sockets of the target; see target.h. */
 #include "target.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Where connections go to: the address of the URL, looked up once. */
 #ifndef LOAD_TARGET_H
 #define LOAD_TARGET_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A binary heap whose entries know their place; see timers.h. */
 #include "timers.h"
 

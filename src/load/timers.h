@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * Many points in time, of which the earliest is wanted: a binary heap. To set a timer later is the
  * common case (each answer moves its connection's deadline) and costs nothing: the heap is only

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* Takes the target's address apart; see url.h for the grammar. Makes no system call. */
 #include "url.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /*
  * The address that the load goes to. Pure: nothing is looked up here.
  *
