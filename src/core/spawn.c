@@ -1,0 +1,429 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * clone3() with a pidfd from birth: a host that reaps every child cannot make us signal a
+ * stranger. Between clone3() and execve() the child makes system calls only, because other
+ * threads of the host may have held any lock; all memory is prepared before.
+ */
+#include "core/spawn.h"
+#include "core/fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <linux/sched.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+extern char **environ;
+
+/* Dispositions and mask as the program was started with: nobody has run before this. */
+static sigset_t start_mask, start_ignored;
+
+__attribute__((constructor)) static void remember_signals(void)
+{
+	sigprocmask(SIG_SETMASK, NULL, &start_mask);
+	sigemptyset(&start_ignored);
+	for (int signal = 1; signal < NSIG; signal++) {
+		struct sigaction action;
+
+		if (sigaction(signal, NULL, &action) == 0 && action.sa_handler == SIG_IGN)
+			sigaddset(&start_ignored, signal);
+	}
+}
+
+static void strings_free(char **strings)
+{
+	if (strings == NULL)
+		return;
+	for (size_t i = 0; strings[i] != NULL; i++)
+		free(strings[i]);
+	free(strings);
+}
+
+static char **strings_copy(char *const *strings)
+{
+	size_t count = 0;
+	char **copy;
+
+	while (strings != NULL && strings[count] != NULL)
+		count++;
+	copy = calloc(count + 1, sizeof(*copy));
+	for (size_t i = 0; copy != NULL && i < count; i++) {
+		copy[i] = strdup(strings[i]);
+		if (copy[i] == NULL) {
+			strings_free(copy);
+			return NULL;
+		}
+	}
+	return copy;
+}
+
+/* The arguments as the kernel has them: main() may have changed its own. */
+static char **read_arguments(void)
+{
+	SG_CLEANUP(sg_fd_cleanup) int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+	size_t len = 0, size = 4096, count = 0;
+	char *bytes = malloc(size + 1), **argv = NULL;
+	ssize_t n;
+
+	while (fd >= 0 && bytes != NULL && (n = read(fd, bytes + len, size - len)) > 0) {
+		len += (size_t)n;
+		if (len == size) {
+			char *more = realloc(bytes, (size *= 2) + 1);
+
+			if (more == NULL)
+				break;
+			bytes = more;
+		}
+	}
+	for (size_t i = 0; bytes != NULL && i < len; i++)
+		count += bytes[i] == '\0';
+	if (count > 0)
+		argv = calloc(count + 1, sizeof(*argv));
+	for (size_t i = 0, at = 0; argv != NULL && i < count; i++, at += strlen(bytes + at) + 1) {
+		argv[i] = strdup(bytes + at);
+		if (argv[i] == NULL) {
+			strings_free(argv);
+			argv = NULL;
+		}
+	}
+	free(bytes);
+	return argv;
+}
+
+/* $PWD, if it really names the working directory: then a flipped link is followed. */
+static char *named_directory(void)
+{
+	const char *pwd = getenv("PWD");
+	struct stat named, here;
+
+	if (pwd == NULL || pwd[0] != '/' || stat(pwd, &named) < 0 || stat(".", &here) < 0)
+		return NULL;
+	if (named.st_dev != here.st_dev || named.st_ino != here.st_ino)
+		return NULL;
+	return strdup(pwd);
+}
+
+static mode_t current_umask(void)
+{
+	mode_t mask = umask(022);
+
+	umask(mask);
+	return mask;
+}
+
+int sg_origin_take(struct sg_origin *ret_origin)
+{
+	const char *program = (const char *)getauxval(AT_EXECFN);
+	struct sg_origin origin = { .umask = current_umask(),
+				    .mask = start_mask,
+				    .ignored = start_ignored };
+
+	origin.argv = read_arguments();
+	origin.envp = strings_copy(environ);
+	origin.program = strdup(program != NULL ? program : "/proc/self/exe");
+	origin.directory = named_directory();
+	origin.directory_fd = sg_fd_above_stdio_take(open(".", O_PATH | O_DIRECTORY | O_CLOEXEC));
+	if (origin.argv == NULL || origin.envp == NULL || origin.program == NULL) {
+		sg_origin_done(&origin);
+		return -ENOMEM;
+	}
+	*ret_origin = origin;
+	return 0;
+}
+
+void sg_origin_done(struct sg_origin *origin)
+{
+	free(origin->program);
+	strings_free(origin->argv);
+	strings_free(origin->envp);
+	free(origin->directory);
+	if (origin->program != NULL)
+		sg_fd_close(origin->directory_fd);
+	*origin = (struct sg_origin){ .directory_fd = -1 };
+}
+
+/* What the child needs, complete before it exists. */
+struct plan {
+	const struct sg_spawn *spawn;
+	char **candidates; /* paths to try in this order */
+	char *const *argv;
+	char **envp;
+	char *pid_slot[4]; /* where the child writes its pid */
+	int error_fd;
+};
+
+static const char *environment_value(char *const *envp, const char *name)
+{
+	size_t len = strlen(name);
+
+	for (; *envp != NULL; envp++)
+		if (strncmp(*envp, name, len) == 0 && (*envp)[len] == '=')
+			return *envp + len + 1;
+	return NULL;
+}
+
+/* Was argv[0] a bare name that a shell found through PATH? */
+static bool found_by_path(const struct sg_origin *origin)
+{
+	const char *name = origin->argv[0];
+	const char *slash = strrchr(origin->program, '/');
+
+	return name != NULL && name[0] != '\0' && strchr(name, '/') == NULL && slash != NULL &&
+	       strcmp(slash + 1, name) == 0;
+}
+
+static size_t add_path_candidates(char **candidates, size_t count, const char *name,
+				  const char *path)
+{
+	while (path != NULL && *path != '\0') {
+		const char *end = strchrnul(path, ':');
+		int len = (int)(end - path);
+
+		if (asprintf(&candidates[count], "%.*s%s%s", len, path, len > 0 ? "/" : "./",
+			     name) > 0)
+			count++;
+		path = *end == ':' ? end + 1 : end;
+	}
+	return count;
+}
+
+/* execve() on /dev/fd/N (fexecve) names a descriptor that is long closed. */
+static bool names_descriptor(const char *program)
+{
+	return strncmp(program, "/dev/fd/", 8) == 0 || strncmp(program, "/proc/self/fd/", 14) == 0;
+}
+
+static int plan_candidates(struct plan *plan)
+{
+	const struct sg_origin *origin = plan->spawn->origin;
+	const char *path = environment_value(origin->envp, "PATH");
+	size_t count = 0, room = 3;
+
+	for (const char *at = path; at != NULL && *at != '\0'; at++)
+		room += *at == ':';
+	plan->candidates = calloc(room, sizeof(*plan->candidates));
+	if (plan->candidates == NULL)
+		return -ENOMEM;
+	if (found_by_path(origin))
+		count = add_path_candidates(plan->candidates, count, origin->argv[0], path);
+	if (names_descriptor(origin->program))
+		plan->candidates[count] = strdup(origin->argv[0]);
+	else
+		plan->candidates[count] = strdup(origin->program);
+	return plan->candidates[count] != NULL ? 0 : -ENOMEM;
+}
+
+static bool is_listed(const char *variable, const char *const *names)
+{
+	for (; names != NULL && *names != NULL; names++) {
+		size_t len = strcspn(*names, "=");
+
+		if (strncmp(variable, *names, len) == 0 && variable[len] == '=')
+			return true;
+	}
+	return false;
+}
+
+static int plan_addition(struct plan *plan, char **slot, const char *addition, size_t *pids)
+{
+	const char *value = strchr(addition, '=');
+	int len = (int)(value - addition) + 1;
+
+	if (strcmp(value, "=@pid") != 0) {
+		*slot = strdup(addition);
+		return *slot != NULL ? 0 : -ENOMEM;
+	}
+	if (*pids == sizeof(plan->pid_slot) / sizeof(plan->pid_slot[0]) ||
+	    asprintf(slot, "%.*s%20s", len, addition, "") < 0)
+		return -ENOMEM;
+	plan->pid_slot[(*pids)++] = *slot + len;
+	return 0;
+}
+
+static int plan_environment(struct plan *plan)
+{
+	const struct sg_spawn *spawn = plan->spawn;
+	size_t count = 0, room = 1, pids = 0;
+
+	for (char **e = spawn->origin->envp; *e != NULL; e++)
+		room++;
+	for (const char *const *s = spawn->set; s != NULL && *s != NULL; s++)
+		room++;
+	plan->envp = calloc(room, sizeof(*plan->envp));
+	if (plan->envp == NULL)
+		return -ENOMEM;
+	for (char **e = spawn->origin->envp; *e != NULL; e++) {
+		if (is_listed(*e, spawn->unset) || is_listed(*e, spawn->set))
+			continue;
+		plan->envp[count] = strdup(*e);
+		if (plan->envp[count++] == NULL)
+			return -ENOMEM;
+	}
+	for (const char *const *s = spawn->set; s != NULL && *s != NULL; s++)
+		if (plan_addition(plan, &plan->envp[count++], *s, &pids) < 0)
+			return -ENOMEM;
+	return 0;
+}
+
+static void plan_done(struct plan *plan)
+{
+	strings_free(plan->candidates);
+	strings_free(plan->envp);
+	plan->error_fd = sg_fd_close(plan->error_fd);
+}
+
+/* From here on: the child, system calls only. */
+
+static void child_fails(const struct plan *plan, int error, const char *path)
+{
+	struct sg_exec_error report = { .error = error };
+	size_t len = 0;
+
+	while (path[len] != '\0' && len < sizeof(report.path) - 1) {
+		report.path[len] = path[len];
+		len++;
+	}
+	/* One write below PIPE_BUF is whole; the size of the path is what is cut. */
+	(void)!write(plan->error_fd, &report, offsetof(struct sg_exec_error, path) + len + 1);
+	_exit(127);
+}
+
+static void child_writes_pid(char *slot)
+{
+	char digits[20];
+	int count = 0;
+	long pid = getpid();
+
+	for (; pid > 0; pid /= 10)
+		digits[count++] = (char)('0' + pid % 10);
+	while (count > 0)
+		*slot++ = digits[--count];
+	*slot = '\0';
+}
+
+static void child_signals(const struct sg_origin *origin)
+{
+	for (int signal = 1; signal < NSIG; signal++) {
+		struct sigaction action = { .sa_handler = SIG_DFL };
+
+		if (sigismember(&origin->ignored, signal) == 1)
+			action.sa_handler = SIG_IGN;
+		(void)sigaction(signal, &action, NULL);
+	}
+}
+
+static void child_directory(const struct plan *plan)
+{
+	const struct sg_origin *origin = plan->spawn->origin;
+
+	if (origin->directory != NULL && chdir(origin->directory) == 0)
+		return;
+	if (origin->directory_fd >= 0 && fchdir(origin->directory_fd) < 0)
+		child_fails(plan, errno, origin->directory != NULL ? origin->directory : ".");
+}
+
+static void child_executes(const struct plan *plan)
+{
+	const char *path = plan->candidates[0];
+	int error = 0;
+
+	for (size_t i = 0; plan->candidates[i] != NULL; i++) {
+		execve(plan->candidates[i], plan->argv, plan->envp);
+		/* As execvp(3): what is not there does not hide what may not be run. */
+		if (error == 0 || (errno != ENOENT && errno != ENOTDIR)) {
+			error = errno;
+			path = plan->candidates[i];
+		}
+		if (errno != ENOENT && errno != ENOTDIR && errno != EACCES)
+			break;
+	}
+	child_fails(plan, error, path);
+}
+
+__attribute__((noreturn)) static void child(const struct plan *plan)
+{
+	child_signals(plan->spawn->origin);
+	umask(plan->spawn->origin->umask);
+	child_directory(plan);
+	for (size_t i = 0; i < sizeof(plan->pid_slot) / sizeof(plan->pid_slot[0]); i++)
+		if (plan->pid_slot[i] != NULL)
+			child_writes_pid(plan->pid_slot[i]);
+	/* The list is explicit: whatever else the host has open does not get through. */
+	(void)syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
+	if (plan->spawn->inherit_fd >= 0)
+		(void)fcntl(plan->spawn->inherit_fd, F_SETFD, 0);
+	(void)sigprocmask(SIG_SETMASK, &plan->spawn->origin->mask, NULL);
+	child_executes(plan);
+	_exit(127);
+}
+
+static int clone_child(const struct plan *plan, struct sg_spawned *spawned)
+{
+	int pidfd = -1;
+	struct clone_args args = { .flags = CLONE_PIDFD,
+				   .pidfd = (uint64_t)(uintptr_t)&pidfd,
+				   .exit_signal = SIGCHLD };
+	sigset_t all, before;
+	long pid;
+
+	/* A handler of the host must not run in the child. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	pid = syscall(SYS_clone3, &args, sizeof(args));
+	if (pid == 0)
+		child(plan);
+	if (pid < 0)
+		pid = -errno;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (pid < 0)
+		return (int)pid;
+	spawned->pid = (pid_t)pid;
+	spawned->pidfd = sg_fd_above_stdio_take(pidfd);
+	return 0;
+}
+
+int sg_spawn(struct sg_spawned *ret_spawned, const struct sg_spawn *spawn)
+{
+	struct plan plan = { .spawn = spawn, .error_fd = -1 };
+	struct sg_spawned spawned = { .pidfd = -1, .exec_fd = -1 };
+	int fds[2];
+	int r;
+
+	plan.argv = spawn->argv != NULL ? spawn->argv : spawn->origin->argv;
+	if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0)
+		return -errno;
+	spawned.exec_fd = sg_fd_above_stdio_take(fds[0]);
+	plan.error_fd = sg_fd_above_stdio_take(fds[1]);
+	r = spawned.exec_fd < 0 || plan.error_fd < 0 ? -EMFILE : plan_candidates(&plan);
+	if (r == 0)
+		r = plan_environment(&plan);
+	if (r == 0)
+		r = clone_child(&plan, &spawned);
+	plan_done(&plan);
+	if (r < 0)
+		sg_fd_close(spawned.exec_fd);
+	else
+		*ret_spawned = spawned;
+	return r;
+}
+
+int sg_spawn_result(int exec_fd, struct sg_exec_error *ret_error)
+{
+	struct sg_exec_error report = { 0 };
+	ssize_t n = read(exec_fd, &report, sizeof(report));
+
+	if (n < 0)
+		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	if (n == 0)
+		return 1;
+	report.path[sizeof(report.path) - 1] = '\0';
+	*ret_error = report;
+	return report.error > 0 ? -report.error : -EIO;
+}

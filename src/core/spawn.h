@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Starting a program: what it inherits is an explicit list, and a failure to execute comes
+ * back with its errno and the path.
+ */
+#ifndef SG_CORE_SPAWN_H
+#define SG_CORE_SPAWN_H
+
+#include <limits.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+/*
+ * How this process was started, so that a successor is started the same way. Taken by
+ * sg_origin_take(), freed by sg_origin_done().
+ */
+struct sg_origin {
+	char *program;	  /* AT_EXECFN */
+	char **argv;	  /* NULL-terminated */
+	char **envp;	  /* NULL-terminated */
+	char *directory;  /* $PWD where it names the directory, else NULL */
+	int directory_fd; /* the directory itself, -1: it could not be opened */
+	mode_t umask;
+	sigset_t mask;	  /* blocked at start */
+	sigset_t ignored; /* ignored at start */
+};
+
+/* 0, or -errno with nothing to free. */
+int sg_origin_take(struct sg_origin *ret_origin);
+void sg_origin_done(struct sg_origin *origin);
+
+struct sg_spawn {
+	const struct sg_origin *origin;
+	char *const *argv; /* NULL: the origin's */
+	int inherit_fd;	   /* stays open under its number; -1: only 0, 1 and 2 do */
+	/* Names of variables that are left out, ends with NULL; may be NULL. */
+	const char *const *unset;
+	/* "NAME=value" to add; a value of "@pid" becomes the pid of the new process. */
+	const char *const *set;
+};
+
+struct sg_spawned {
+	pid_t pid;
+	int pidfd;
+	int exec_fd; /* ends without a byte when the program runs, else see sg_spawn_result() */
+};
+
+struct sg_exec_error {
+	int error;	     /* a positive errno */
+	char path[PATH_MAX]; /* what could not be executed, or the directory */
+};
+
+/*
+ * Starts the program. It is looked up anew: argv[0] through PATH where it was found so, else
+ * by the name it was started with. 0, or -errno when no process could be made.
+ */
+int sg_spawn(struct sg_spawned *ret_spawned, const struct sg_spawn *spawn);
+
+/*
+ * Reads the outcome from exec_fd: 1 the program runs, 0 not known yet, -errno with the path
+ * where it could not be executed.
+ */
+int sg_spawn_result(int exec_fd, struct sg_exec_error *ret_error);
+
+#endif

@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The predecessor's side: checking and starting the successor, and what successors say.
+ *
+ * Until the commit the successor is ours to kill, and every failure of it is a non-event
+ * here. From the commit on it is never killed: its death alone changes anything.
+ */
+#include "libsegue/handle.h"
+#include "core/fd.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void exec_ready(struct segue *segue, struct watch *watch, uint32_t events);
+static void process_ready(struct segue *segue, struct watch *watch, uint32_t events);
+
+/* The first reason stands: what follows from it is noise. */
+void sg_downstream_failed(struct segue *segue, int error, const char *format, ...)
+{
+	va_list args;
+
+	if (segue->attempt.reason[0] != '\0')
+		return;
+	segue->attempt.error = error < 0 ? -error : error;
+	va_start(args, format);
+	vsnprintf(segue->attempt.reason, sizeof(segue->attempt.reason), format, args);
+	va_end(args);
+}
+
+static void begin(struct segue *segue)
+{
+	struct attempt *attempt = &segue->attempt;
+	struct segue_event begins = { .type = SEGUE_EVENT_UPGRADE_BEGINS,
+				      .generation = segue->generation + 1,
+				      .fd = -1 };
+
+	*attempt = (struct attempt){ .generation = segue->generation + 1,
+				     .running = true,
+				     .process = { .pidfd = -1, .exec_fd = -1 },
+				     .pidfd_watch = { .fd = -1 },
+				     .exec_watch = { .fd = -1 },
+				     .began_ms = sg_now_ms() };
+	sg_queue_event(segue, &begins);
+	sg_manager_reloading(segue);
+}
+
+static void forget_process(struct segue *segue)
+{
+	struct attempt *attempt = &segue->attempt;
+
+	sg_watch_remove(segue, &attempt->pidfd_watch);
+	sg_watch_remove(segue, &attempt->exec_watch);
+	attempt->process.pidfd = sg_fd_close(attempt->process.pidfd);
+	attempt->process.exec_fd = sg_fd_close(attempt->process.exec_fd);
+}
+
+static int start(struct segue *segue, const struct sg_spawn *spawn)
+{
+	struct attempt *attempt = &segue->attempt;
+	int r = sg_spawn(&attempt->process, spawn);
+
+	if (r < 0) {
+		attempt->process = (struct sg_spawned){ .pidfd = -1, .exec_fd = -1 };
+		return r;
+	}
+	r = sg_watch_add(segue, &attempt->pidfd_watch, attempt->process.pidfd, EPOLLIN, attempt,
+			 process_ready);
+	if (r == 0)
+		r = sg_watch_add(segue, &attempt->exec_watch, attempt->process.exec_fd, EPOLLIN,
+				 attempt, exec_ready);
+	return r;
+}
+
+void sg_downstream_check(struct segue *segue)
+{
+	struct sg_spawn spawn = { .origin = &segue->origin,
+				  .argv = segue->check_argv,
+				  .inherit_fd = -1 };
+	int r;
+
+	begin(segue);
+	if (segue->check_argv == NULL) {
+		sg_machine_post(segue, SG_EVENT_CHECKED);
+		return;
+	}
+	segue->attempt.checking = true;
+	r = start(segue, &spawn);
+	if (r < 0) {
+		sg_downstream_failed(segue, r, "the preflight check could not be started: %s",
+				     strerror(-r));
+		sg_machine_post(segue, SG_EVENT_CHECK_FAILED);
+	}
+}
+
+void sg_downstream_spawn(struct segue *segue)
+{
+	struct attempt *attempt = &segue->attempt;
+	char channel[40];
+	const char *set[] = { channel, NULL, NULL };
+	struct sg_spawn spawn = { .origin = &segue->origin, .set = set };
+	int fds[2], r;
+
+	attempt->checking = false;
+	r = sg_channel_pair(fds);
+	if (r < 0) {
+		sg_downstream_failed(segue, r, "no channel could be made: %s", strerror(-r));
+		sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
+		return;
+	}
+	snprintf(channel, sizeof(channel), "SEGUE_CHANNEL=%d", fds[1]);
+	if (segue->notify.watchdog_us > 0)
+		set[1] = "WATCHDOG_PID=@pid";
+	spawn.inherit_fd = fds[1];
+	r = start(segue, &spawn);
+	sg_fd_close(fds[1]);
+	attempt->peer = r < 0 ? NULL
+			      : sg_peer_new_take(segue, PEER_SUCCESSOR, fds[0],
+						 sg_fd_dup(attempt->process.pidfd));
+	if (r < 0)
+		sg_fd_close(fds[0]);
+	if (attempt->peer == NULL) {
+		sg_downstream_failed(segue, r < 0 ? r : ENOMEM,
+				     "the successor could not be started: %s",
+				     strerror(r < 0 ? -r : ENOMEM));
+		sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
+		return;
+	}
+	attempt->peer->pid = attempt->process.pid;
+	attempt->peer->generation = attempt->generation;
+	(void)sg_peer_send_hello(attempt->peer);
+}
+
+/* Kills what runs and waits for its death; where nothing runs that is now. */
+void sg_downstream_abandon(struct segue *segue)
+{
+	struct attempt *attempt = &segue->attempt;
+
+	if (attempt->process.pidfd < 0) {
+		sg_machine_post(segue, SG_EVENT_REAPED);
+		return;
+	}
+	(void)sg_pidfd_signal(attempt->process.pidfd, SIGKILL);
+}
+
+static void say_ended(struct segue *segue, enum segue_outcome outcome)
+{
+	struct attempt *attempt = &segue->attempt;
+	struct segue_event ended = { .type = SEGUE_EVENT_UPGRADE_ENDED,
+				     .outcome = outcome,
+				     .generation = attempt->generation,
+				     .pid = attempt->process.pid,
+				     .error = attempt->error,
+				     .reason = attempt->reason,
+				     .took_ms = sg_now_ms() - attempt->began_ms,
+				     .fd = -1 };
+
+	sg_queue_event(segue, &ended);
+}
+
+void sg_downstream_report(struct segue *segue)
+{
+	struct attempt *attempt = &segue->attempt;
+
+	forget_process(segue);
+	if (attempt->peer != NULL)
+		sg_peer_doom(attempt->peer);
+	snprintf(segue->scratch, sizeof(segue->scratch),
+		 "%s%.500s; generation %llu serves as before",
+		 attempt->reason[0] != '\0' ? "" : "it failed", attempt->reason,
+		 (unsigned long long)segue->generation);
+	snprintf(attempt->reason, sizeof(attempt->reason), "%s", segue->scratch);
+	say_ended(segue, SEGUE_FAILED);
+	sg_manager_upgrade_failed(segue, attempt->reason);
+	attempt->running = false;
+}
+
+void sg_downstream_commit(struct segue *segue)
+{
+	struct attempt *attempt = &segue->attempt;
+	struct sg_message commit = { .type = SG_MESSAGE_COMMIT,
+				     .probation_ms = (uint32_t)segue->options.probation_ms };
+	struct peer *peer = attempt->peer;
+
+	segue->owner = false;
+	peer->committed = true;
+	/* The manager knows the new main process before that one knows that it serves. */
+	sg_manager_committed(segue, attempt->process.pid, attempt->generation);
+	forget_process(segue);
+	attempt->peer = NULL;
+	attempt->running = false;
+	attempt->error = 0;
+	/* A successor that is already dead is noticed by its pidfd: the service is taken back. */
+	(void)sg_peer_send(peer, &commit, NULL, 0);
+	sg_queue_simple(segue, SEGUE_EVENT_COMMIT);
+	sg_listeners_drop(segue);
+	snprintf(attempt->reason, sizeof(attempt->reason), "generation %llu serves",
+		 (unsigned long long)attempt->generation);
+	say_ended(segue, SEGUE_UPGRADED);
+}
+
+static void describe_death(struct segue *segue, int status)
+{
+	const char *what = segue->attempt.checking ? "the preflight check" : "it";
+	const char *when = segue->attempt.checking ? "" : " before it was ready";
+
+	if (status < 0)
+		sg_downstream_failed(segue, ECHILD, "%s ended%s", what, when);
+	else if (WIFEXITED(status))
+		sg_downstream_failed(segue, ECHILD, "%s exited with status %d%s", what,
+				     WEXITSTATUS(status), when);
+	else
+		sg_downstream_failed(segue, ECHILD, "%s was killed by signal %d (%s)%s", what,
+				     WTERMSIG(status), strsignal(WTERMSIG(status)), when);
+}
+
+static void exec_ready(struct segue *segue, struct watch *watch, uint32_t events)
+{
+	struct attempt *attempt = watch->owner;
+	struct segue_event started = { .type = SEGUE_EVENT_UPGRADE_STARTED,
+				       .generation = attempt->generation,
+				       .pid = attempt->process.pid,
+				       .fd = -1 };
+	struct sg_exec_error error;
+	int r = sg_spawn_result(attempt->process.exec_fd, &error);
+
+	(void)events;
+	if (r == 0)
+		return;
+	sg_watch_remove(segue, watch);
+	attempt->process.exec_fd = sg_fd_close(attempt->process.exec_fd);
+	if (r > 0) {
+		if (!attempt->checking)
+			sg_queue_event(segue, &started);
+		return;
+	}
+	sg_downstream_failed(segue, r, "%s could not be executed: %s", error.path, strerror(-r));
+	sg_machine_post(segue,
+			attempt->checking ? SG_EVENT_CHECK_FAILED : SG_EVENT_SUCCESSOR_FAILED);
+}
+
+/* The death of the check or of a successor without a commit. */
+static void process_ready(struct segue *segue, struct watch *watch, uint32_t events)
+{
+	struct attempt *attempt = watch->owner;
+	bool checking = attempt->checking;
+	int status = -1;
+
+	(void)events;
+	/* What it wrote before it died is the better reason. */
+	if (attempt->exec_watch.fd >= 0)
+		exec_ready(segue, &attempt->exec_watch, EPOLLIN);
+	if (attempt->peer != NULL)
+		sg_peer_read(attempt->peer);
+	if (!attempt->running || attempt->process.pidfd < 0)
+		return;
+	(void)sg_pidfd_reap(attempt->process.pidfd, &status);
+	forget_process(segue);
+	if (checking && segue->state == SG_STATE_CHECKING && status == 0) {
+		sg_machine_post(segue, SG_EVENT_CHECKED);
+		return;
+	}
+	describe_death(segue, status);
+	if (segue->state == SG_STATE_CHECKING)
+		sg_machine_post(segue, SG_EVENT_CHECK_FAILED);
+	else if (segue->state == SG_STATE_UPGRADING)
+		sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
+	else
+		sg_machine_post(segue, SG_EVENT_REAPED);
+}
+
+/*
+ * Every older generation that still drains gets a channel to the new one, and the other way
+ * round, before the new one gets its listeners: whatever dies from here on, each knows who
+ * else could serve.
+ */
+static void introduce(struct segue *segue, struct peer *successor)
+{
+	struct sg_message up = { .type = SG_MESSAGE_INTRODUCE,
+				 .generation = successor->generation,
+				 .pid = (uint32_t)successor->pid };
+
+	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next) {
+		struct sg_message down = { .type = SG_MESSAGE_INTRODUCE,
+					   .generation = peer->generation,
+					   .pid = (uint32_t)peer->pid,
+					   .upstream = 1 };
+		int fds[2], pair[2];
+
+		if (peer->role != PEER_PREDECESSOR || peer->doomed)
+			continue;
+		if (sg_channel_pair(fds) < 0)
+			continue;
+		pair[0] = fds[0];
+		pair[1] = successor->pidfd;
+		if (sg_peer_send(peer, &up, pair, 2) == 0) {
+			pair[0] = fds[1];
+			pair[1] = peer->pidfd;
+			(void)sg_peer_send(successor, &down, pair, 2);
+		}
+		sg_fd_close(fds[0]);
+		sg_fd_close(fds[1]);
+	}
+}
+
+static void greeted(struct segue *segue, struct peer *peer)
+{
+	struct sg_message pid_file = { .type = SG_MESSAGE_PID_FILE };
+
+	if (peer->introduced) {
+		/* It says hello when it serves. */
+		peer->committed = peer->version >= 0;
+		sg_handover_pump(segue);
+		return;
+	}
+	if (peer->version < 0) {
+		sg_downstream_failed(segue, EPROTONOSUPPORT, "no common protocol version");
+		sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
+		return;
+	}
+	introduce(segue, peer);
+	if (segue->pidfile_held) {
+		snprintf(pid_file.name, sizeof(pid_file.name), "%s", segue->pid_file_path);
+		(void)sg_peer_send(peer, &pid_file, &segue->pidfile.lock_fd, 1);
+	}
+	sg_listeners_offer(segue, peer);
+}
+
+static bool is_attempt(struct peer *peer)
+{
+	return peer->segue->attempt.peer == peer;
+}
+
+/* Nonsense: before the commit it ends the successor, after it the channel. */
+static void broke(struct peer *peer, const char *what)
+{
+	struct segue *segue = peer->segue;
+
+	if (is_attempt(peer)) {
+		sg_downstream_failed(segue, EPROTO, "it sent %s", what);
+		sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
+		return;
+	}
+	sg_queue_warning(segue, EPROTO,
+			 "generation %llu sent %s; what is not handed over is finished here",
+			 (unsigned long long)peer->generation, what);
+	peer->broken = true;
+	sg_handover_pump(segue);
+}
+
+static void take_ready(struct segue *segue, struct peer *peer, const struct sg_message *message)
+{
+	if (!is_attempt(peer) || peer->ready) {
+		sg_queue_warning(segue, EPROTO, "generation %llu said ready twice; ignored",
+				 (unsigned long long)peer->generation);
+		return;
+	}
+	if (!peer->greeted || message->count > segue->listeners_len) {
+		broke(peer, "a message that makes no sense");
+		return;
+	}
+	peer->ready = true;
+	sg_listeners_mark(segue, message);
+	sg_machine_post(segue, SG_EVENT_SUCCESSOR_READY);
+}
+
+void sg_downstream_message(struct peer *peer, struct sg_message *message, int *fds, size_t fds_len,
+			   int error)
+{
+	struct segue *segue = peer->segue;
+
+	if (peer->broken)
+		goto out;
+	if (error < 0) {
+		broke(peer, "a message that makes no sense");
+		return;
+	}
+	switch (message->type) {
+	case SG_MESSAGE_HELLO:
+		if (peer->greeted) {
+			broke(peer, "a second greeting");
+			break;
+		}
+		if (sg_peer_take_hello(peer, message, fds[0]) < 0)
+			broke(peer, "a greeting that makes no sense (does the program fork?)");
+		else
+			greeted(segue, peer);
+		return;
+	case SG_MESSAGE_WANT_STATE:
+		sg_state_send_snapshot(peer);
+		break;
+	case SG_MESSAGE_READY:
+		take_ready(segue, peer, message);
+		break;
+	case SG_MESSAGE_FAILED:
+		if (is_attempt(peer)) {
+			sg_downstream_failed(segue, (int)message->error, "%s", message->text);
+			sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
+		}
+		break;
+	case SG_MESSAGE_TAKEN:
+		sg_handover_answer(peer, (uint32_t)message->serial, true, 0);
+		break;
+	case SG_MESSAGE_DECLINED:
+		sg_handover_answer(peer, (uint32_t)message->serial, false, (int)message->error);
+		break;
+	case SG_MESSAGE_RECEIPT:
+		peer->receipt = true;
+		if (peer->final_sent && sg_manager_settled(segue))
+			sg_machine_post(segue, SG_EVENT_SETTLED);
+		break;
+	case SG_MESSAGE_STOPS:
+		sg_machine_post(segue, SG_EVENT_SUCCESSOR_STOPS);
+		break;
+	default:
+		broke(peer, "a message that makes no sense");
+		break;
+	}
+out:
+	for (size_t i = 0; i < fds_len; i++)
+		sg_fd_close(fds[i]);
+}
+
+static bool successor_lives(struct segue *segue)
+{
+	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
+		if (peer->role == PEER_SUCCESSOR && !peer->doomed && !peer->dead)
+			return true;
+	return false;
+}
+
+/* The channel has ended, or the process is dead, or both. */
+void sg_downstream_gone(struct peer *peer)
+{
+	struct segue *segue = peer->segue;
+	int status;
+
+	if (is_attempt(peer)) {
+		/* Its process is watched by the attempt, which knows how it ended. */
+		if (peer->dead)
+			return;
+		sg_downstream_failed(segue, EPIPE, "it closed its channel before it was ready");
+		sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
+		return;
+	}
+	if (!peer->dead) {
+		/* Alive without a channel: nothing can be handed over, nothing is taken back. */
+		peer->broken = true;
+		sg_handover_pump(segue);
+		return;
+	}
+	(void)sg_pidfd_reap(peer->pidfd, &status);
+	sg_handover_peer_dead(peer);
+	sg_peer_doom(peer);
+	if (successor_lives(segue)) {
+		sg_handover_pump(segue);
+		if (segue->state == SG_STATE_DRAINED)
+			sg_machine_post(segue, SG_EVENT_SETTLED);
+		return;
+	}
+	sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
+}
+
+void sg_downstream_done(struct segue *segue)
+{
+	forget_process(segue);
+}

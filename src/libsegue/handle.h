@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The handle, seen from inside the library.
+ *
+ * A generation has up to three relations at once: to predecessors that still drain towards
+ * it, to the successor that it starts, and to later generations that were introduced to it
+ * while it drains. Each is a struct peer with a channel and a pidfd. What they say becomes
+ * events of the one state machine (machine.c), which alone writes the state and calls back
+ * into the other files to act.
+ */
+#ifndef SG_LIBSEGUE_HANDLE_H
+#define SG_LIBSEGUE_HANDLE_H
+
+#include "core/address.h"
+#include "core/channel.h"
+#include "core/lifecycle.h"
+#include "core/listener.h"
+#include "core/notify.h"
+#include "core/pidfile.h"
+#include "core/spawn.h"
+#include "segue.h"
+
+#include <stdatomic.h>
+
+#define SG_ERROR_MAX 768
+
+/* A descriptor in the handle's epoll set; ready() is called with what epoll says. */
+struct watch {
+	int fd; /* -1: not watched; borrowed */
+	void (*ready)(struct segue *segue, struct watch *watch, uint32_t events);
+	void *owner;
+};
+
+struct listener {
+	char name[SG_NAME_MAX + 1];
+	struct sg_address address; /* as configured */
+	int fd;
+	bool wanted;  /* asked for by segue_listen() of this process */
+	bool systemd; /* came from the service manager */
+	bool ours;    /* the unix path was made by this service */
+	bool dropped; /* the successor does not want it */
+	int adopted;  /* place in the predecessor's offer to us, -1: none */
+	int offered;  /* place in our offer to the successor, -1: none */
+	struct sg_file_id file;
+	struct sg_bind_options bind; /* to bind it again after a successor's failure */
+};
+
+/* One event on its way to the application, with what it owns. */
+struct queued {
+	struct queued *next;
+	struct segue_event event;
+	void *memory; /* freed when the next event is asked for */
+};
+
+/* A connection between segue_handover() and its verdict. */
+struct handed {
+	struct handed *next;
+	int fd; /* the application's */
+	void *cookie;
+	size_t bytes_len, record_len;
+	uint8_t data[];
+};
+
+struct handed_list {
+	struct handed *first, **last;
+	size_t count;
+};
+
+/* A batch that was sent and not yet answered. */
+struct batch {
+	struct batch *next;
+	uint32_t serial;
+	struct handed_list entries;
+};
+
+enum peer_role { PEER_PREDECESSOR, PEER_SUCCESSOR };
+
+struct peer {
+	struct peer *next;
+	struct segue *segue;
+	enum peer_role role;
+	struct sg_channel channel;
+	struct watch channel_watch, pidfd_watch;
+	uint32_t channel_events; /* what epoll is asked for */
+	int pidfd;
+	pid_t pid;
+	uint64_t generation;
+	uint32_t record_min, record_max;
+	uint32_t predecessors; /* generations that drained towards it at its greeting */
+	int version;	       /* agreed, or -EPROTONOSUPPORT */
+	bool greeted;	       /* its HELLO has come */
+	bool committed;	       /* successor: it serves, or did: it may be given connections */
+	bool introduced;       /* not the direct predecessor or successor */
+	bool broken;	       /* said nonsense, or closed its channel and lives on */
+	bool ready;	       /* predecessor: has offered everything; successor: said READY */
+	bool dead;
+	bool doomed; /* freed as soon as nobody is in the middle of it */
+	/* successor: batches on their way */
+	struct batch *batches;
+	size_t batches_len;
+	bool final_sent, receipt;
+	struct blob *arriving; /* predecessor: the blobs of a state that is not yet whole */
+	/* predecessor: connections whose acknowledgement has not been written yet */
+	struct queued *held_first, **held_last;
+};
+
+/* A blob, received or to be sent. */
+struct blob {
+	struct blob *next;
+	char name[64];
+	int fd;
+	size_t len;
+	const void *data; /* mapped when it is first asked for */
+};
+
+/* The upgrade that runs: preflight check, then successor. */
+struct attempt {
+	uint64_t generation;
+	bool running;
+	bool checking;
+	struct sg_spawned process; /* pid 0: none */
+	struct watch pidfd_watch, exec_watch;
+	struct peer *peer;
+	int64_t began_ms;
+	int error;		   /* a positive errno */
+	char reason[SG_ERROR_MAX]; /* why it failed; the first reason stands */
+};
+
+struct segue {
+	struct segue_options options;
+	char *pid_file_path;
+	char **check_argv;
+	char error[SG_ERROR_MAX];
+	char scratch[SG_ERROR_MAX];
+
+	int epoll_fd, wake_fd, timer_fd, self_pidfd;
+	struct watch wake_watch, timer_watch;
+
+	struct sg_origin origin;
+	uint64_t generation;
+
+	/* machine.c */
+	enum sg_state state;
+	int64_t state_since_ms, deadline_ms; /* deadline -1: none */
+	enum sg_event pending[16];
+	size_t pending_len;
+	bool machine_runs;
+	bool stop_noted;
+	bool owner;	/* this generation has the service: pid file, paths, manager */
+	bool had_drain; /* SEGUE_EVENT_DRAIN with a successor has been said */
+	bool said_ready;
+	bool opened;
+
+	struct queued *events_first, **events_last;
+	struct queued *current; /* returned by the last segue_dispatch() */
+	bool dispatching;
+
+	struct listener *listeners;
+	size_t listeners_len;
+	uint32_t offers; /* of the predecessor, those that were refused included */
+
+	struct peer *peers;
+	int64_t start_ms; /* what the predecessor left of the start deadline */
+	struct attempt attempt;
+	uint32_t next_serial;
+	struct handed_list waiting; /* for a place in a batch */
+
+	struct blob *received; /* the predecessor's snapshot or final state */
+	struct blob *saving;   /* inside save_state() */
+	bool in_save, snapshot_asked, snapshot_done;
+
+	struct sg_pidfile pidfile;
+	bool pidfile_held;
+
+	struct sg_notify notify;
+	int barrier_fd;
+	struct watch barrier_watch;
+	int64_t watchdog_due_ms, extend_due_ms; /* -1: none */
+};
+
+/* segue.c */
+int sg_fail(struct segue *segue, int error, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+int sg_watch_add(struct segue *segue, struct watch *watch, int fd, uint32_t events, void *owner,
+		 void (*ready)(struct segue *, struct watch *, uint32_t));
+void sg_watch_change(struct segue *segue, struct watch *watch, uint32_t events);
+void sg_watch_remove(struct segue *segue, struct watch *watch);
+void sg_timer_arm(struct segue *segue);
+
+/* queue.c */
+struct queued *sg_queued_new(enum segue_event_type type, const char *reason);
+void sg_queue_push(struct segue *segue, struct queued *queued);
+void sg_queue_event(struct segue *segue, const struct segue_event *event);
+void sg_queue_simple(struct segue *segue, enum segue_event_type type);
+void sg_queue_warning(struct segue *segue, int error, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+bool sg_queue_pop(struct segue *segue, struct segue_event *ret_event);
+void sg_queue_done(struct segue *segue);
+
+/* machine.c */
+void sg_machine_post(struct segue *segue, enum sg_event event);
+void sg_machine_timer(struct segue *segue, int64_t now_ms);
+bool sg_machine_refuses(struct segue *segue, char *text, size_t size);
+
+/* peer.c */
+struct peer *sg_peer_new_take(struct segue *segue, enum peer_role role, int channel_fd, int pidfd);
+void sg_peer_doom(struct peer *peer);
+void sg_peer_sweep(struct segue *segue);
+int sg_peer_send(struct peer *peer, const struct sg_message *message, const int *fds,
+		 size_t fds_len);
+int sg_peer_send_type(struct peer *peer, enum sg_message_type type);
+int sg_peer_send_hello(struct peer *peer);
+struct peer *sg_peer_direct(struct segue *segue, enum peer_role role);
+struct peer *sg_peer_target(struct segue *segue);
+size_t sg_peer_count(struct segue *segue, enum peer_role role);
+void sg_peer_read(struct peer *peer);
+void sg_peer_drop_channel(struct peer *peer);
+int sg_peer_take_hello(struct peer *peer, const struct sg_message *message, int pidfd);
+void sg_peer_done_all(struct segue *segue);
+
+/* upstream.c: what predecessors say */
+int sg_upstream_join(struct segue *segue, int channel_fd);
+void sg_upstream_message(struct peer *peer, struct sg_message *message, int *fds, size_t fds_len,
+			 int error);
+void sg_upstream_gone(struct peer *peer);
+void sg_upstream_release(struct peer *peer);
+int sg_upstream_wait(struct segue *segue, bool (*done)(struct segue *), int64_t timeout_ms);
+
+/* downstream.c: what successors say, and how they are started */
+void sg_downstream_check(struct segue *segue);
+void sg_downstream_spawn(struct segue *segue);
+void sg_downstream_abandon(struct segue *segue);
+void sg_downstream_report(struct segue *segue);
+void sg_downstream_commit(struct segue *segue);
+void sg_downstream_message(struct peer *peer, struct sg_message *message, int *fds, size_t fds_len,
+			   int error);
+void sg_downstream_gone(struct peer *peer);
+void sg_downstream_failed(struct segue *segue, int error, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+void sg_downstream_done(struct segue *segue);
+
+/* handover.c */
+void sg_handover_pump(struct segue *segue);
+void sg_handover_answer(struct peer *peer, uint32_t serial, bool taken, int error);
+void sg_handover_peer_dead(struct peer *peer);
+void sg_handover_end(struct segue *segue, const char *reason);
+bool sg_handover_pending(struct segue *segue);
+void sg_handover_done(struct segue *segue);
+
+/* state.c */
+void sg_state_send_snapshot(struct peer *peer);
+int sg_state_send_final(struct peer *peer);
+void sg_state_take_blob(struct peer *peer, const struct sg_message *message, int fd);
+void sg_state_complete(struct peer *peer);
+void sg_state_forget(struct peer *peer);
+void sg_state_done(struct segue *segue);
+
+/* listeners.c */
+int sg_listeners_from_manager(struct segue *segue);
+int sg_listeners_adopt_take(struct segue *segue, const struct sg_message *message, int fd);
+void sg_listeners_offer(struct segue *segue, struct peer *peer);
+void sg_listeners_wanted(struct segue *segue, struct sg_message *ready);
+void sg_listeners_mark(struct segue *segue, const struct sg_message *ready);
+void sg_listeners_drop(struct segue *segue);
+void sg_listeners_close_unwanted(struct segue *segue);
+void sg_listeners_rebind(struct segue *segue);
+void sg_listeners_done(struct segue *segue, bool unlink_paths);
+int sg_listeners_check_claimed(struct segue *segue);
+
+/* signals.c */
+int sg_signals_install(struct segue *segue);
+void sg_signals_deliver(struct segue *segue);
+void sg_signals_restore(struct segue *segue);
+
+/* manager.c: service manager and pid file */
+int sg_manager_open(struct segue *segue, bool successor);
+void sg_manager_close(struct segue *segue);
+const char *sg_manager_forbids(void);
+void sg_manager_serving(struct segue *segue);
+void sg_manager_reloading(struct segue *segue);
+void sg_manager_upgrade_failed(struct segue *segue, const char *reason);
+void sg_manager_committed(struct segue *segue, pid_t pid, uint64_t generation);
+void sg_manager_resumed(struct segue *segue);
+void sg_manager_stopping(struct segue *segue);
+void sg_manager_timer(struct segue *segue, int64_t now_ms);
+int64_t sg_manager_due(struct segue *segue);
+bool sg_manager_settled(struct segue *segue);
+
+#endif

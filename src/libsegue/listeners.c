@@ -1,0 +1,434 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The program's listeners: handed out once by name, from the predecessor, from the service
+ * manager, or bound.
+ *
+ * A listener is recognised by the address that it was configured with. One that nobody asks
+ * for after all stays open, so that its queue is kept, until the generation serves; the
+ * predecessor then empties and closes it.
+ */
+#include "libsegue/handle.h"
+#include "core/fd.h"
+#include "core/listenfds.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static struct listener *add(struct segue *segue)
+{
+	struct listener *more;
+
+	if (segue->listeners_len >= SEGUE_LISTENERS_MAX)
+		return NULL;
+	more = reallocarray(segue->listeners, segue->listeners_len + 1, sizeof(*more));
+	if (more == NULL)
+		return NULL;
+	segue->listeners = more;
+	more += segue->listeners_len++;
+	*more = (struct listener){ .fd = -1, .adopted = -1, .offered = -1 };
+	return more;
+}
+
+static struct listener *find(struct segue *segue, const char *name)
+{
+	for (size_t i = 0; i < segue->listeners_len; i++)
+		if (segue->listeners[i].wanted && strcmp(segue->listeners[i].name, name) == 0)
+			return &segue->listeners[i];
+	return NULL;
+}
+
+/* Sockets from the service manager: descriptors 3 and up, as the variables say. */
+int sg_listeners_from_manager(struct segue *segue)
+{
+	static const char *const variables[] = { "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES" };
+	struct sg_listenfds *listenfds = malloc(sizeof(*listenfds));
+	char reason[SG_ERROR_MAX] = "";
+	int r = -ENOMEM;
+
+	if (listenfds != NULL)
+		r = sg_listenfds_parse(listenfds, getenv("LISTEN_PID"), getenv("LISTEN_FDS"),
+				       getenv("LISTEN_FDNAMES"), getpid(), reason, sizeof(reason));
+	for (size_t i = 0; i < sizeof(variables) / sizeof(variables[0]); i++)
+		unsetenv(variables[i]);
+	for (size_t i = 0; r == 0 && i < listenfds->count; i++) {
+		int fd = SG_LISTENFDS_START + (int)i, flags;
+		struct listener *listener = add(segue);
+
+		r = listener == NULL ? -ENOMEM : sg_listener_is_socket(fd, reason, sizeof(reason));
+		if (r < 0)
+			break;
+		(void)sg_fd_set_cloexec(fd, 1);
+		/* systemd's own sockets are non-blocking already; nobody shares this one yet. */
+		flags = fcntl(fd, F_GETFL);
+		if (flags >= 0 && !(flags & O_NONBLOCK))
+			(void)fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+		listener->fd = fd;
+		listener->systemd = true;
+		snprintf(listener->name, sizeof(listener->name), "%s", listenfds->names[i]);
+	}
+	free(listenfds);
+	if (r < 0)
+		return sg_fail(segue, r, "%s", reason[0] != '\0' ? reason : strerror(-r));
+	return 0;
+}
+
+int sg_listeners_adopt_take(struct segue *segue, const struct sg_message *message, int fd)
+{
+	char reason[SG_ERROR_MAX];
+	struct sg_address address;
+	int place = (int)segue->offers++;
+	struct listener *listener;
+	int r = sg_address_parse(&address, message->text, reason, sizeof(reason));
+
+	if (r == 0)
+		r = sg_listener_verify(fd, &address, reason, sizeof(reason));
+	listener = r == 0 ? add(segue) : NULL;
+	if (listener == NULL) {
+		sg_fd_close(fd);
+		return r < 0 ? r : -ENOMEM;
+	}
+	listener->fd = fd;
+	listener->address = address;
+	listener->adopted = place;
+	listener->ours = message->flags & SG_LISTENER_OURS;
+	listener->file = (struct sg_file_id){ message->dev, message->ino };
+	snprintf(listener->name, sizeof(listener->name), "%.255s", message->name);
+	return 0;
+}
+
+static bool same_place(const struct listener *listener, const struct sg_address *address)
+{
+	struct sockaddr_storage name;
+	socklen_t len = sizeof(name);
+
+	if (!listener->systemd)
+		return strcmp(listener->address.text, address->text) == 0;
+	return getsockname(listener->fd, (struct sockaddr *)&name, &len) == 0 &&
+	       sg_address_matches(address, (struct sockaddr *)&name, len);
+}
+
+/* The inherited socket for a name and address: by both, else by the address (it was renamed). */
+static struct listener *inherited(struct segue *segue, const char *name,
+				  const struct sg_address *address)
+{
+	struct listener *renamed = NULL;
+
+	for (size_t i = 0; i < segue->listeners_len; i++) {
+		struct listener *listener = &segue->listeners[i];
+
+		if (listener->wanted || listener->fd < 0 || !same_place(listener, address))
+			continue;
+		if (strcmp(listener->name, name) == 0)
+			return listener;
+		/* Several with port 0 are told apart by their names only. */
+		if (renamed == NULL && (address->port != 0 || address->family == AF_UNIX))
+			renamed = listener;
+	}
+	return renamed;
+}
+
+/* A socket which the service manager passed under this name, and which is another. */
+static int contradicts(struct segue *segue, const char *name, const struct sg_address *address)
+{
+	char reason[SG_ERROR_MAX];
+
+	for (size_t i = 0; i < segue->listeners_len; i++) {
+		struct listener *listener = &segue->listeners[i];
+		int r;
+
+		if (!listener->systemd || listener->wanted || strcmp(listener->name, name) != 0)
+			continue;
+		r = sg_listener_verify(listener->fd, address, reason, sizeof(reason));
+		if (r < 0)
+			return sg_fail(segue, -EINVAL,
+				       "listener %s from the service manager: %s; mend the socket "
+				       "unit or the address",
+				       name, reason);
+	}
+	return 0;
+}
+
+static int check_overlap(struct segue *segue, const char *name, const struct sg_address *address,
+			 bool v6only)
+{
+	for (size_t i = 0; i < segue->listeners_len; i++) {
+		struct listener *other = &segue->listeners[i];
+
+		if (!other->wanted && (other->systemd || other->fd < 0))
+			continue;
+		if (!sg_address_overlaps(&other->address, address, v6only))
+			continue;
+		return sg_fail(segue, -EADDRINUSE,
+			       other->wanted
+				       ? "listener %s (%s) overlaps listener %s (%s); one address "
+					 "can be served once"
+				       : "listener %s (%s) overlaps %s (%s), which the predecessor "
+					 "still holds; move to it by way of another port",
+			       name, address->text, other->name, other->address.text);
+	}
+	return 0;
+}
+
+static int bind_fresh(struct segue *segue, const char *name, const struct sg_address *address,
+		      const struct sg_bind_options *bind)
+{
+	char reason[SG_ERROR_MAX];
+	struct listener *listener;
+	struct sg_file_id file;
+	int fd;
+
+	fd = check_overlap(segue, name, address, bind->v6only);
+	if (fd < 0)
+		return fd;
+	fd = sg_listener_bind(address, bind, &file, reason, sizeof(reason));
+	if (fd < 0)
+		return sg_fail(segue, fd, "listener %s: %s", name, reason);
+	listener = add(segue);
+	if (listener == NULL) {
+		sg_listener_unlink(address->path, file);
+		sg_fd_close(fd);
+		return sg_fail(segue, -E2BIG, "more than %d listeners", SEGUE_LISTENERS_MAX);
+	}
+	listener->fd = fd;
+	listener->file = file;
+	listener->ours = address->kind == SG_ADDRESS_UNIX;
+	listener->address = *address;
+	listener->wanted = true;
+	listener->bind = *bind;
+	snprintf(listener->name, sizeof(listener->name), "%s", name);
+	return fd;
+}
+
+static int listen_parsed(struct segue *segue, const char *name, const struct sg_address *address,
+			 const struct segue_listen_options *options)
+{
+	static const struct segue_listen_options defaults;
+	struct sg_bind_options bind;
+	struct listener *listener;
+	char reason[SG_ERROR_MAX];
+	int r;
+
+	options = options != NULL ? options : &defaults;
+	bind = (struct sg_bind_options){ .backlog = options->backlog,
+					 .v6only = options->v6only,
+					 .mode = options->mode,
+					 .owner = options->owner,
+					 .group = options->group,
+					 .reuseport = options->reuseport };
+	if (segue->said_ready)
+		return sg_fail(segue, -EBUSY, "listener %s: asked for after segue_ready()", name);
+	if (find(segue, name) != NULL)
+		return sg_fail(segue, -EALREADY,
+			       "listener %s was asked for twice; give each its own name", name);
+	listener = inherited(segue, name, address);
+	if (listener == NULL) {
+		r = contradicts(segue, name, address);
+		return r < 0 ? r : bind_fresh(segue, name, address, &bind);
+	}
+	r = sg_listener_verify(listener->fd, address, reason, sizeof(reason));
+	if (r < 0)
+		return sg_fail(segue, -EINVAL, "inherited listener %s: %s", name, reason);
+	listener->wanted = true;
+	listener->address = *address;
+	listener->bind = bind;
+	snprintf(listener->name, sizeof(listener->name), "%s", name);
+	return listener->fd;
+}
+
+int segue_listen(struct segue *segue, const char *name, const char *address,
+		 const struct segue_listen_options *options)
+{
+	char reason[SG_ERROR_MAX];
+	struct sg_address parsed;
+	int r = sg_address_parse(&parsed, address, reason, sizeof(reason));
+
+	if (r < 0)
+		return sg_fail(segue, r, "%s", reason);
+	if (name != NULL && !sg_name_valid(name))
+		return sg_fail(segue, -EINVAL,
+			       "listener name '%.63s' is malformed; use 1 to 63 characters of "
+			       "a-z, 0-9, _ and -",
+			       name);
+	return listen_parsed(segue, name != NULL ? name : parsed.text, &parsed, options);
+}
+
+int segue_listen_spec(struct segue *segue, const char *spec,
+		      const struct segue_listen_options *options)
+{
+	char name[SG_NAME_MAX + 1], reason[SG_ERROR_MAX];
+	struct sg_address address;
+	int r = sg_address_parse_spec(name, &address, spec, reason, sizeof(reason));
+
+	if (r < 0)
+		return sg_fail(segue, r, "%s", reason);
+	return listen_parsed(segue, name, &address, options);
+}
+
+int segue_listener_fd(struct segue *segue, const char *name)
+{
+	struct listener *listener = find(segue, name);
+
+	if (listener == NULL || listener->fd < 0)
+		return sg_fail(segue, -ENOENT, "no listener %s", name);
+	return listener->fd;
+}
+
+static void close_listener(struct listener *listener)
+{
+	listener->fd = sg_fd_close(listener->fd);
+}
+
+int segue_unlisten(struct segue *segue, const char *name)
+{
+	struct listener *listener = find(segue, name);
+
+	if (listener == NULL || listener->fd < 0)
+		return sg_fail(segue, -ENOENT, "no listener %s", name);
+	/* Nobody else wants the path of a listener that is closed for good. */
+	if (listener->ours)
+		sg_listener_unlink(listener->address.path, listener->file);
+	close_listener(listener);
+	return 0;
+}
+
+int segue_address_text(int fd, char *text, size_t size)
+{
+	return sg_listener_text(fd, text, size);
+}
+
+int segue_address_check(const char *spec, char *reason, size_t reason_size)
+{
+	char name[SG_NAME_MAX + 1];
+	struct sg_address address;
+
+	return sg_address_parse_spec(name, &address, spec, reason, reason_size);
+}
+
+/* The predecessor's side: everything that is open goes to the successor. */
+void sg_listeners_offer(struct segue *segue, struct peer *peer)
+{
+	struct sg_message offered = { .type = SG_MESSAGE_OFFERED };
+
+	for (size_t i = 0; i < segue->listeners_len; i++) {
+		struct listener *listener = &segue->listeners[i];
+		struct sg_message message = { .type = SG_MESSAGE_LISTENER,
+					      .flags = listener->ours ? SG_LISTENER_OURS : 0,
+					      .dev = listener->file.dev,
+					      .ino = listener->file.ino };
+
+		listener->offered = -1;
+		listener->dropped = false;
+		if (listener->fd < 0 || !listener->wanted)
+			continue;
+		snprintf(message.name, sizeof(message.name), "%s", listener->name);
+		snprintf(message.text, sizeof(message.text), "%s", listener->address.text);
+		(void)sg_peer_send(peer, &message, &listener->fd, 1);
+		listener->offered = (int)offered.count++;
+	}
+	(void)sg_peer_send(peer, &offered, NULL, 0);
+}
+
+/* The successor's side: which of the offered ones it asked for. */
+void sg_listeners_wanted(struct segue *segue, struct sg_message *ready)
+{
+	ready->count = segue->offers;
+	for (size_t i = 0; i < segue->listeners_len; i++)
+		if (segue->listeners[i].adopted >= 0 && segue->listeners[i].wanted)
+			ready->wanted[segue->listeners[i].adopted] = 1;
+}
+
+/* The predecessor notes what the successor does not want. */
+void sg_listeners_mark(struct segue *segue, const struct sg_message *ready)
+{
+	for (size_t i = 0; i < segue->listeners_len; i++) {
+		struct listener *listener = &segue->listeners[i];
+
+		listener->dropped =
+			listener->offered >= 0 && ((uint32_t)listener->offered >= ready->count ||
+						   !ready->wanted[listener->offered]);
+	}
+}
+
+/* At the commit: the application empties what nobody wants any more. */
+void sg_listeners_drop(struct segue *segue)
+{
+	for (size_t i = 0; i < segue->listeners_len; i++) {
+		struct listener *listener = &segue->listeners[i];
+		struct queued *queued;
+
+		if (!listener->dropped || listener->fd < 0)
+			continue;
+		queued = sg_queued_new(SEGUE_EVENT_LISTENER_DROPPED, NULL);
+		if (queued == NULL)
+			continue;
+		queued->memory = strdup(listener->name);
+		queued->event.name = queued->memory != NULL ? queued->memory : "";
+		queued->event.fd = listener->fd;
+		sg_queue_push(segue, queued);
+	}
+}
+
+/* The successor serves and does not want these; the predecessor still holds and empties them. */
+void sg_listeners_close_unwanted(struct segue *segue)
+{
+	for (size_t i = 0; i < segue->listeners_len; i++)
+		if (!segue->listeners[i].wanted)
+			close_listener(&segue->listeners[i]);
+}
+
+/* The service has been taken back: what was closed for the successor is bound again. */
+void sg_listeners_rebind(struct segue *segue)
+{
+	for (size_t i = 0; i < segue->listeners_len; i++) {
+		struct listener *listener = &segue->listeners[i];
+		char reason[SG_ERROR_MAX];
+		int fd;
+
+		listener->dropped = false;
+		if (listener->fd >= 0 || !listener->wanted)
+			continue;
+		fd = sg_listener_bind(&listener->address, &listener->bind, &listener->file, reason,
+				      sizeof(reason));
+		if (fd < 0)
+			sg_queue_warning(segue, fd, "listener %s could not be bound again: %s",
+					 listener->name, reason);
+		else
+			listener->fd = fd;
+	}
+}
+
+int sg_listeners_check_claimed(struct segue *segue)
+{
+	for (size_t i = 0; i < segue->listeners_len; i++) {
+		struct listener *listener = &segue->listeners[i];
+		char text[SG_ADDRESS_MAX] = "?";
+
+		if (!listener->systemd || listener->wanted)
+			continue;
+		(void)sg_listener_text(listener->fd, text, sizeof(text));
+		return sg_fail(segue, -EINVAL,
+			       "the service manager passed socket %s (%s), which no listener asks "
+			       "for; its clients would hang: mend the socket unit or the addresses",
+			       listener->name, text);
+	}
+	return 0;
+}
+
+void sg_listeners_done(struct segue *segue, bool unlink_paths)
+{
+	for (size_t i = 0; i < segue->listeners_len; i++) {
+		struct listener *listener = &segue->listeners[i];
+
+		if (unlink_paths && listener->ours && listener->fd >= 0)
+			sg_listener_unlink(listener->address.path, listener->file);
+		close_listener(listener);
+	}
+	free(segue->listeners);
+	segue->listeners = NULL;
+	segue->listeners_len = 0;
+}

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Events on their way to the application, in order. What an event points to is copied into
+ * one allocation of its own, freed when the next event is asked for.
+ */
+#include "libsegue/handle.h"
+#include "core/fd.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct queued *sg_queued_new(enum segue_event_type type, const char *reason)
+{
+	struct queued *queued = calloc(1, sizeof(*queued));
+
+	if (queued == NULL)
+		return NULL;
+	queued->event.type = type;
+	queued->event.fd = -1;
+	queued->event.deadline_ms = SEGUE_FOREVER;
+	queued->event.reason = "";
+	queued->event.name = "";
+	if (reason != NULL && reason[0] != '\0') {
+		queued->memory = strdup(reason);
+		if (queued->memory != NULL)
+			queued->event.reason = queued->memory;
+	}
+	return queued;
+}
+
+void sg_queue_push(struct segue *segue, struct queued *queued)
+{
+	queued->next = NULL;
+	*segue->events_last = queued;
+	segue->events_last = &queued->next;
+	if (!segue->dispatching)
+		segue_wake(segue);
+}
+
+void sg_queue_event(struct segue *segue, const struct segue_event *event)
+{
+	struct queued *queued = sg_queued_new(event->type, event->reason);
+	const char *reason;
+
+	if (queued == NULL)
+		return;
+	reason = queued->event.reason;
+	queued->event = *event;
+	queued->event.reason = reason;
+	if (event->name == NULL)
+		queued->event.name = "";
+	sg_queue_push(segue, queued);
+}
+
+void sg_queue_simple(struct segue *segue, enum segue_event_type type)
+{
+	struct queued *queued = sg_queued_new(type, NULL);
+
+	if (queued == NULL)
+		return;
+	queued->event.generation = segue->generation;
+	sg_queue_push(segue, queued);
+}
+
+void sg_queue_warning(struct segue *segue, int error, const char *format, ...)
+{
+	char text[SG_ERROR_MAX];
+	struct queued *queued;
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	queued = sg_queued_new(SEGUE_EVENT_WARNING, text);
+	if (queued == NULL)
+		return;
+	queued->event.error = error < 0 ? -error : error;
+	queued->event.generation = segue->generation;
+	sg_queue_push(segue, queued);
+}
+
+static void queued_free(struct queued *queued)
+{
+	if (queued == NULL)
+		return;
+	free(queued->memory);
+	free(queued);
+}
+
+bool sg_queue_pop(struct segue *segue, struct segue_event *ret_event)
+{
+	queued_free(segue->current);
+	segue->current = segue->events_first;
+	if (segue->current == NULL)
+		return false;
+	segue->events_first = segue->current->next;
+	if (segue->events_first == NULL)
+		segue->events_last = &segue->events_first;
+	*ret_event = segue->current->event;
+	return true;
+}
+
+void sg_queue_done(struct segue *segue)
+{
+	struct segue_event event;
+
+	/* A connection that the application never saw is this process's to close. */
+	while (sg_queue_pop(segue, &event))
+		if (event.type == SEGUE_EVENT_CONNECTION)
+			sg_fd_close(event.fd);
+}

@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The successor's side: joining a predecessor, and what predecessors say later.
+ *
+ * Before the commit any error here ends this process and nothing else. A connection that
+ * arrives is given to the application only after its acknowledgement has been written: until
+ * then the sender may have to take it back.
+ */
+#include "libsegue/handle.h"
+#include "core/fd.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define JOIN_MS	  10000
+#define MARGIN_MS 5000
+
+static void close_fds(const int *fds, size_t fds_len)
+{
+	for (size_t i = 0; i < fds_len; i++)
+		sg_fd_close(fds[i]);
+}
+
+static void broke(struct peer *peer)
+{
+	if (!peer->introduced)
+		sg_machine_post(peer->segue, SG_EVENT_PREDECESSOR_BROKE);
+	sg_queue_warning(
+		peer->segue, EPROTO,
+		"generation %llu sent a message that makes no sense; its channel is closed",
+		(unsigned long long)peer->generation);
+	sg_peer_doom(peer);
+}
+
+/* Introductions come before the offer, so that a successor which has its listeners is known
+ * to every generation that could otherwise serve beside it. */
+static void take_introduction(struct segue *segue, const struct sg_message *message, int *fds)
+{
+	struct peer *peer = sg_peer_new_take(
+		segue, message->upstream ? PEER_PREDECESSOR : PEER_SUCCESSOR, fds[0], fds[1]);
+
+	if (peer == NULL) {
+		sg_queue_warning(segue, ENOMEM, "generation %llu could not be introduced",
+				 (unsigned long long)message->generation);
+		return;
+	}
+	peer->introduced = true;
+	peer->generation = message->generation;
+	peer->pid = (pid_t)message->pid;
+	/* Whoever drains says hello at once; the successor answers when it serves. */
+	if (peer->role == PEER_SUCCESSOR)
+		(void)sg_peer_send_hello(peer);
+}
+
+static void push_connection(struct peer *peer, const struct sg_message *message,
+			    const struct sg_wire_connection *connection, int fd)
+{
+	size_t len = connection->bytes_len + connection->record_len;
+	struct queued *queued = sg_queued_new(SEGUE_EVENT_CONNECTION, NULL);
+	uint8_t *memory = malloc(len + 1);
+
+	if (queued == NULL || memory == NULL) {
+		free(queued);
+		free(memory);
+		sg_fd_close(fd);
+		return;
+	}
+	if (connection->bytes_len > 0)
+		memcpy(memory, connection->bytes, connection->bytes_len);
+	if (connection->record_len > 0)
+		memcpy(memory + connection->bytes_len, connection->record, connection->record_len);
+	queued->memory = memory;
+	queued->event.fd = fd;
+	queued->event.generation = peer->generation;
+	queued->event.bytes = memory;
+	queued->event.bytes_len = connection->bytes_len;
+	queued->event.record = memory + connection->bytes_len;
+	queued->event.record_len = connection->record_len;
+	queued->event.record_version = message->record_version;
+	queued->next = NULL;
+	*peer->held_last = queued;
+	peer->held_last = &queued->next;
+}
+
+/* The acknowledgement has been written, or nobody is left who could take the batch back. */
+void sg_upstream_release(struct peer *peer)
+{
+	struct queued *next;
+
+	if (peer->channel.queued > 0)
+		return;
+	for (struct queued *queued = peer->held_first; queued != NULL; queued = next) {
+		next = queued->next;
+		sg_queue_push(peer->segue, queued);
+	}
+	peer->held_first = NULL;
+	peer->held_last = &peer->held_first;
+}
+
+static void decline(struct peer *peer, uint32_t serial, int error)
+{
+	struct sg_message declined = { .type = SG_MESSAGE_DECLINED,
+				       .serial = serial,
+				       .error = (uint32_t)error };
+
+	(void)sg_peer_send(peer, &declined, NULL, 0);
+}
+
+static void take_connections(struct peer *peer, struct sg_message *message, int *fds,
+			     size_t fds_len)
+{
+	struct segue *segue = peer->segue;
+	struct sg_message taken = { .type = SG_MESSAGE_TAKEN, .serial = message->serial };
+	struct sg_wire_connection connection;
+	int r;
+
+	if (message->record_version < segue->options.record_version_min ||
+	    message->record_version > segue->options.record_version_max ||
+	    segue->state == SG_STATE_GONE) {
+		close_fds(fds, fds_len);
+		decline(peer, (uint32_t)message->serial, EPROTONOSUPPORT);
+		return;
+	}
+	r = sg_peer_send(peer, &taken, NULL, 0);
+	if (r < 0 && r != -EPIPE) {
+		/* Not acknowledged: not ours. */
+		close_fds(fds, fds_len);
+		return;
+	}
+	for (size_t i = 0; i < fds_len; i++) {
+		(void)sg_wire_next_connection(&message->items, &message->items_len, &connection);
+		push_connection(peer, message, &connection, fds[i]);
+	}
+	sg_upstream_release(peer);
+}
+
+static void take_final(struct peer *peer)
+{
+	struct segue *segue = peer->segue;
+	struct segue_event final = { .type = SEGUE_EVENT_FINAL_STATE,
+				     .generation = peer->generation,
+				     .fd = -1 };
+
+	sg_state_complete(peer);
+	(void)sg_peer_send_type(peer, SG_MESSAGE_RECEIPT);
+	sg_queue_event(segue, &final);
+}
+
+static bool take_handshake(struct peer *peer, struct sg_message *message, int *fds)
+{
+	struct segue *segue = peer->segue;
+	int r;
+
+	if (segue->opened)
+		return false;
+	switch (message->type) {
+	case SG_MESSAGE_LISTENER:
+		r = sg_listeners_adopt_take(segue, message, fds[0]);
+		if (r < 0)
+			sg_queue_warning(segue, r, "listener %s could not be taken over",
+					 message->name);
+		return true;
+	case SG_MESSAGE_PID_FILE:
+		if (segue->pid_file_path == NULL || segue->pidfile_held ||
+		    strcmp(segue->pid_file_path, message->name) != 0) {
+			sg_fd_close(fds[0]);
+			return true;
+		}
+		r = sg_pidfile_adopt_take(&segue->pidfile, message->name, fds[0]);
+		segue->pidfile_held = r == 0;
+		return true;
+	case SG_MESSAGE_OFFERED:
+		peer->ready = message->count == segue->offers;
+		return peer->ready;
+	default:
+		return false;
+	}
+}
+
+static bool take_greeting(struct peer *peer, struct sg_message *message, int *fds)
+{
+	struct segue *segue = peer->segue;
+
+	if (peer->greeted || sg_peer_take_hello(peer, message, fds[0]) < 0)
+		return false;
+	if (peer->introduced)
+		return true;
+	segue->generation = message->generation + 1;
+	segue->start_ms =
+		message->start_ms > 0 ? (int64_t)message->start_ms + MARGIN_MS : SEGUE_FOREVER;
+	snprintf(segue->scratch, sizeof(segue->scratch),
+		 "no common protocol version: generation %llu speaks %u to %u, this program %u to "
+		 "%u",
+		 (unsigned long long)message->generation, message->version_min,
+		 message->version_max, SG_WIRE_VERSION_MIN, SG_WIRE_VERSION_MAX);
+	return true;
+}
+
+void sg_upstream_message(struct peer *peer, struct sg_message *message, int *fds, size_t fds_len,
+			 int error)
+{
+	struct segue *segue = peer->segue;
+
+	if (error == -EMFILE && message->type == SG_MESSAGE_CONNECTIONS) {
+		decline(peer, (uint32_t)message->serial, EMFILE);
+		sg_queue_warning(segue, EMFILE,
+				 "a batch of connections was declined; raise RLIMIT_NOFILE");
+		return;
+	}
+	if (error < 0) {
+		broke(peer);
+		return;
+	}
+	switch (message->type) {
+	case SG_MESSAGE_HELLO:
+		if (take_greeting(peer, message, fds))
+			return;
+		fds_len = 0;
+		break;
+	case SG_MESSAGE_INTRODUCE:
+		take_introduction(segue, message, fds);
+		return;
+	case SG_MESSAGE_BLOB:
+		sg_state_take_blob(peer, message, fds[0]);
+		return;
+	case SG_MESSAGE_STATE:
+		segue->snapshot_done = true;
+		sg_state_complete(peer);
+		return;
+	case SG_MESSAGE_COMMIT:
+		segue->start_ms = (int64_t)message->probation_ms + MARGIN_MS;
+		sg_machine_post(segue, SG_EVENT_COMMIT);
+		return;
+	case SG_MESSAGE_CONFIRM:
+		sg_machine_post(segue, SG_EVENT_CONFIRM);
+		return;
+	case SG_MESSAGE_CONNECTIONS:
+		take_connections(peer, message, fds, fds_len);
+		return;
+	case SG_MESSAGE_FINAL:
+		take_final(peer);
+		return;
+	default:
+		if (take_handshake(peer, message, fds))
+			return;
+		break;
+	}
+	close_fds(fds, fds_len);
+	broke(peer);
+}
+
+void sg_upstream_gone(struct peer *peer)
+{
+	bool direct = !peer->introduced;
+	struct segue *segue = peer->segue;
+
+	sg_peer_doom(peer);
+	/* Inside segue_open() the absence of the peer is noticed by whoever waits. */
+	if (direct && segue->opened)
+		sg_machine_post(segue, SG_EVENT_PREDECESSOR_GONE);
+}
+
+/* Waits for messages of the direct predecessor: only in segue_open() and segue_blob(). */
+int sg_upstream_wait(struct segue *segue, bool (*done)(struct segue *), int64_t timeout_ms)
+{
+	int64_t deadline = sg_now_ms() + timeout_ms;
+
+	for (;;) {
+		struct peer *peer = sg_peer_direct(segue, PEER_PREDECESSOR);
+		struct pollfd poller = { .events = POLLIN };
+		int64_t left = deadline - sg_now_ms();
+
+		if (done(segue))
+			return 0;
+		if (peer == NULL)
+			return -EPIPE;
+		if (left <= 0)
+			return -ETIMEDOUT;
+		poller.fd = peer->channel.fd;
+		if (poll(&poller, 1, (int)left) < 0 && errno != EINTR)
+			return -errno;
+		sg_peer_read(peer);
+		if (peer->channel.fd < 0 && !peer->doomed && !done(segue)) {
+			sg_upstream_gone(peer);
+			return -EPIPE;
+		}
+	}
+}
+
+static bool greeted(struct segue *segue)
+{
+	struct peer *peer = sg_peer_direct(segue, PEER_PREDECESSOR);
+
+	return peer != NULL && peer->greeted;
+}
+
+static bool offered(struct segue *segue)
+{
+	struct peer *peer = sg_peer_direct(segue, PEER_PREDECESSOR);
+
+	return peer != NULL && peer->ready;
+}
+
+static int join_fails(struct segue *segue, int error)
+{
+	struct peer *peer = sg_peer_direct(segue, PEER_PREDECESSOR);
+	struct sg_message failed = { .type = SG_MESSAGE_FAILED, .error = (uint32_t)-error };
+
+	switch (error) {
+	case -EPROTONOSUPPORT:
+		(void)sg_fail(segue, -EPROTO, "%s", segue->scratch);
+		break;
+	case -ETIMEDOUT:
+		(void)sg_fail(segue, error, "the predecessor did not talk for %d ms", JOIN_MS);
+		break;
+	case -EPIPE:
+		(void)sg_fail(segue, error,
+			      "the predecessor ended before it had handed over its listeners");
+		break;
+	default:
+		(void)sg_fail(segue, -EPROTO, "the predecessor sent a message that makes no sense");
+		break;
+	}
+	if (peer != NULL) {
+		snprintf(failed.text, sizeof(failed.text), "%.500s", segue->error);
+		(void)sg_peer_send(peer, &failed, NULL, 0);
+	}
+	return error == -EPROTONOSUPPORT ? -EPROTO : error;
+}
+
+/*
+ * Joins the predecessor at the other end: greetings, introductions, listeners. Where the
+ * predecessor dies before it has offered its listeners, this generation serves alone, unless
+ * older ones still drain: they will serve again, and two must not.
+ */
+int sg_upstream_join(struct segue *segue, int channel_fd)
+{
+	struct peer *peer = sg_peer_new_take(segue, PEER_PREDECESSOR, channel_fd, -1);
+	uint32_t others;
+	int r;
+
+	if (peer == NULL)
+		return sg_fail(segue, -ENOMEM, "no memory for the channel to the predecessor");
+	r = sg_upstream_wait(segue, greeted, JOIN_MS);
+	if (r < 0)
+		return join_fails(segue, r);
+	if (peer->version < 0)
+		return join_fails(segue, peer->version);
+	others = peer->predecessors;
+	(void)sg_peer_send_hello(peer);
+	r = sg_upstream_wait(segue, offered, JOIN_MS);
+	if (r == -EPIPE && others == 0) {
+		sg_queue_warning(segue, EOWNERDEAD,
+				 "the predecessor died during the handover; serving alone");
+		return 0;
+	}
+	if (r < 0)
+		return join_fails(segue, r);
+	peer->ready = false;
+	return 0;
+}
