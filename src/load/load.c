@@ -282,12 +282,12 @@ static void wake(struct load *load, struct connection *connection)
 }
 
 /* No request is started from now on; those in flight are waited for. */
-static void stop(struct load *load, uint64_t now_ns)
+static void stop(struct load *load, uint64_t at_ns)
 {
 	if (load->stopping)
 		return;
 	load->stopping = true;
-	load->stop_ns = now_ns;
+	load->stop_ns = at_ns;
 	for (size_t i = 0; i < load->count; i++) {
 		struct connection *connection = &load->connections[i];
 
@@ -366,7 +366,7 @@ static void take_schedule(struct load *load, uint64_t now_ns)
 		uint64_t due_ns = due_of(load, load->issued);
 		struct connection *connection;
 
-		if (due_ns > now_ns)
+		if (due_ns > now_ns || (load->end_ns && due_ns >= load->end_ns))
 			return;
 		connection = pop_free(load);
 		load->issued++;
@@ -381,7 +381,7 @@ uint64_t load_not_started(const struct load *load)
 
 	if (!rate || load->options->requests)
 		return 0;
-	due = ran_ns / NS_PER_S * rate + ran_ns % NS_PER_S * rate / NS_PER_S + 1;
+	due = ran_ns / NS_PER_S * rate + (ran_ns % NS_PER_S * rate + NS_PER_S - 1) / NS_PER_S;
 	return due > load->issued ? due - load->issued : 0;
 }
 
@@ -404,8 +404,9 @@ static void take_time(struct load *load, uint64_t now_ns)
 		if (load->on_progress)
 			load->on_progress(load);
 	}
-	if ((load->end_ns && load->end_ns <= now_ns) ||
-	    (limit && load->client.tally.started >= limit))
+	if (load->end_ns && load->end_ns <= now_ns)
+		stop(load, load->end_ns);
+	if (limit && load->client.tally.started >= limit)
 		stop(load, now_ns);
 }
 
