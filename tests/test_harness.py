@@ -37,7 +37,9 @@ def outcomes(folder):
             env=environment, capture_output=True, text=True, timeout=100, check=False,
         )
         found = json.loads(results.read_text())
-        return {name.partition("::")[2]: outcome for name, outcome in found.items()}, done.stdout
+        return {
+            name.partition("::")[2]: case["outcome"] for name, case in found.items()
+        }, done.stdout
 
     return run
 

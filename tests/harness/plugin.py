@@ -264,19 +264,23 @@ class Results:
 
     def __init__(self, config):
         self.path = pathlib.Path(config.getoption("--results"))
-        self.outcomes = {}
+        self.cases = {}
+
+    def _note(self, name, outcome, seconds=0.0):
+        case = self.cases.setdefault(name, {"outcome": "passed", "seconds": 0.0})
+        case["outcome"] = max(case["outcome"], outcome, key=self.RANK.get)
+        case["seconds"] += seconds
 
     def pytest_runtest_logreport(self, report):
-        known = self.outcomes.get(report.nodeid, "passed")
-        self.outcomes[report.nodeid] = max(known, report.outcome, key=self.RANK.get)
+        self._note(report.nodeid, report.outcome, report.duration)
 
     def pytest_collectreport(self, report):
         if report.failed:
-            self.outcomes[f"collecting {report.nodeid}"] = "failed"
+            self._note(f"collecting {report.nodeid}", "failed")
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self):
-        self.path.write_text(json.dumps(self.outcomes, indent=1))
+        self.path.write_text(json.dumps(self.cases, indent=1))
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_terminal_summary(self, terminalreporter):
