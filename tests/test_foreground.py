@@ -36,6 +36,14 @@ def test_the_watcher_stays_while_generations_come_and_go(watched):
     assert service.wait_exit(service.first.pid) == 0
 
 
+def test_a_signal_passes_by_a_predecessor_that_drains(watched):
+    service = watched(env={"STAY": "1"})
+    service.upgrade()
+    service.first.send(signal.SIGTERM)
+    assert service.log.wait_for("SIGTERM")["generation"] == 2
+    assert service.wait_exit(service.first.pid) == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_reaches_the_generation_that_serves(watched, number):
     service = watched(env={"CODE": "3"})

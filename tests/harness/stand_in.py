@@ -3,7 +3,7 @@
     stand_in.py PID_FILE
 
 Environment: CODE, the exit code after TERM; IGNORE, ignore TERM and INT; CRASH, exit with this code
-as generation 2.
+as generation 2; STAY, go only after the successor has gone.
 """
 
 import json
@@ -21,9 +21,12 @@ def say(event):
 
 
 def upgrade(*_):
-    if os.fork() == 0:
+    successor = os.fork()
+    if successor == 0:
         os.environ.update(GENERATION=str(generation + 1), LISTENER=str(listener.fileno()))
         os.execv(sys.executable, [sys.executable, *sys.argv])
+    if "STAY" in os.environ:
+        os.waitid(os.P_PID, successor, os.WEXITED | os.WNOWAIT)
     os._exit(0)
 
 
