@@ -27,7 +27,7 @@ struct record {
 };
 
 struct client {
-	int fd;	    /* -1: free */
+	int fd;     /* -1: free */
 	int handed; /* waits for the successor's word; hands off */
 	unsigned int lines;
 	size_t len;
@@ -35,7 +35,7 @@ struct client {
 };
 
 static struct client clients[CLIENTS_MAX];
-static int accepting, draining;
+static int accepting, draining, moving;
 
 static struct client *client_new(int fd)
 {
@@ -60,7 +60,7 @@ static void answer(struct segue *segue, struct client *client, const char *line,
 {
 	char text[LINE_MAX_BYTES + 80];
 	int n = snprintf(text, sizeof(text), "%u generation %llu pid %ld: %.*s\n", ++client->lines,
-			 (unsigned long long)segue_generation(segue), (long)getpid(), len, line);
+	                 (unsigned long long)segue_generation(segue), (long)getpid(), len, line);
 
 	/* A client that does not read is not waited for: this is an example. */
 	if (send(client->fd, text, (size_t)n, MSG_NOSIGNAL) != n)
@@ -85,7 +85,7 @@ static void client_lines(struct segue *segue, struct client *client)
 static void client_read(struct segue *segue, struct client *client)
 {
 	ssize_t n = recv(client->fd, client->line + client->len, sizeof(client->line) - client->len,
-			 MSG_DONTWAIT);
+	                 MSG_DONTWAIT);
 
 	if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
 		client_close(client);
@@ -114,7 +114,7 @@ static void hand_over(struct segue *segue)
 		if (clients[i].fd < 0 || clients[i].handed)
 			continue;
 		if (segue_handover(segue, clients[i].fd, clients[i].line, clients[i].len, &record,
-				   sizeof(record), &clients[i]) == 0)
+		                   sizeof(record), &clients[i]) == 0)
 			clients[i].handed = 1;
 		else
 			client_close(&clients[i]);
@@ -147,11 +147,11 @@ static int handle(struct segue *segue, const struct segue_event *event)
 	case SEGUE_EVENT_SERVE:
 		accepting = 1;
 		fprintf(stderr, "generation %llu pid %ld serves\n",
-			(unsigned long long)segue_generation(segue), (long)getpid());
+		        (unsigned long long)segue_generation(segue), (long)getpid());
 		break;
 	case SEGUE_EVENT_RESUME:
 		accepting = 1;
-		draining = 0;
+		draining = moving = 0;
 		break;
 	case SEGUE_EVENT_COMMIT:
 		accepting = 0;
@@ -159,14 +159,14 @@ static int handle(struct segue *segue, const struct segue_event *event)
 	case SEGUE_EVENT_DRAIN:
 		accepting = 0;
 		draining = 1;
-		if (event->successor)
-			hand_over(segue);
-		else
+		moving = event->successor;
+		if (!moving)
 			for (int i = 0; i < CLIENTS_MAX; i++)
 				if (clients[i].fd >= 0)
 					client_close(&clients[i]);
 		break;
 	case SEGUE_EVENT_CUT:
+		moving = 0;
 		for (int i = 0; i < CLIENTS_MAX; i++)
 			if (clients[i].fd >= 0)
 				client_close(&clients[i]);
@@ -183,13 +183,13 @@ static int handle(struct segue *segue, const struct segue_event *event)
 		break;
 	case SEGUE_EVENT_UPGRADE_ENDED:
 		fprintf(stderr, "upgrade to generation %llu: %s (%s)\n",
-			(unsigned long long)event->generation, segue_outcome_name(event->outcome),
-			event->reason);
+		        (unsigned long long)event->generation, segue_outcome_name(event->outcome),
+		        event->reason);
 		break;
 	case SEGUE_EVENT_STATE:
 		fprintf(stderr, "generation %llu pid %ld: %s -> %s (%s)\n",
-			(unsigned long long)event->generation, (long)getpid(),
-			segue_state_name(event->from), segue_state_name(event->to), event->reason);
+		        (unsigned long long)event->generation, (long)getpid(),
+		        segue_state_name(event->from), segue_state_name(event->to), event->reason);
 		break;
 	case SEGUE_EVENT_WARNING:
 		fprintf(stderr, "warning: %s\n", event->reason);
@@ -209,8 +209,11 @@ static int dispatch(struct segue *segue)
 	while (segue_dispatch(segue, &event) > 0)
 		if (handle(segue, &event))
 			return 1;
+	/* Also what an older generation gave us while we were leaving. */
+	if (moving)
+		hand_over(segue);
 	if (draining && clients_count() == 0) {
-		draining = 0;
+		draining = moving = 0;
 		segue_drained(segue);
 		return dispatch(segue);
 	}

@@ -57,7 +57,7 @@ extern "C" {
 /** The most that one live connection may carry: unread bytes and record together. */
 #define SEGUE_CONNECTION_MAX 61440
 /** Application state: blobs in one snapshot, and bytes in one blob. */
-#define SEGUE_BLOBS_MAX 64
+#define SEGUE_BLOBS_MAX      64
 #define SEGUE_BLOB_MAX_BYTES ((size_t)1 << 30)
 /** Listeners of one program. */
 #define SEGUE_LISTENERS_MAX 128
@@ -91,8 +91,9 @@ enum segue_state {
 enum segue_outcome {
 	SEGUE_UPGRADED = 1, /**< the successor serves */
 	SEGUE_FAILED,       /**< the successor was not ready; this generation serves as before */
-	SEGUE_REFUSED,      /**< nothing was started: another upgrade runs, a hook or the shape forbids */
-	SEGUE_TAKEN_BACK    /**< the successor failed after its commit; this generation serves again */
+	SEGUE_REFUSED,   /**< nothing was started: another upgrade runs, a hook or the shape forbids
+	                  */
+	SEGUE_TAKEN_BACK /**< the successor failed after its commit; this generation serves again */
 };
 
 enum segue_event_type {
@@ -102,17 +103,21 @@ enum segue_event_type {
 	SEGUE_EVENT_UPGRADE_BEGINS,
 	/** The successor's process runs: @pid, @generation. */
 	SEGUE_EVENT_UPGRADE_STARTED,
-	/** An upgrade has ended: @outcome, @generation, @pid (0: none), @error, @reason, @took_ms. */
+	/** An upgrade has ended: @outcome, @generation, @pid (0: none), @error, @reason, @took_ms.
+	 */
 	SEGUE_EVENT_UPGRADE_ENDED,
-	/** The successor serves: stop accepting. Live connections stay here until SEGUE_EVENT_DRAIN. */
+	/** The successor serves: stop accepting. Live connections stay here until
+	   SEGUE_EVENT_DRAIN. */
 	SEGUE_EVENT_COMMIT,
 	/** Accept from @fd (listener @name) until EAGAIN, then segue_unlisten(): nobody wants it
 	 * any more. Comes after SEGUE_EVENT_COMMIT. */
 	SEGUE_EVENT_LISTENER_DROPPED,
 	/** Hand over idle connections (@successor true) or close them (false: the service stops),
-	 * finish the rest until @deadline_ms from now, then segue_drained(). Accept nothing more. */
+	 * finish the rest until @deadline_ms from now, then segue_drained(). Accept nothing more.
+	 */
 	SEGUE_EVENT_DRAIN,
-	/** The successor is gone: accept again from every listener (ask segue_listener_fd() again). */
+	/** The successor is gone: accept again from every listener (ask segue_listener_fd() again).
+	 */
 	SEGUE_EVENT_RESUME,
 	/** The drain has to end now: close what is left, count it, then segue_drained(). */
 	SEGUE_EVENT_CUT,
@@ -122,7 +127,8 @@ enum segue_event_type {
 	/** A live connection of the predecessor: @fd is yours now, with @bytes read ahead and the
 	 * predecessor's @record. */
 	SEGUE_EVENT_CONNECTION,
-	/** A connection given to segue_handover() is the successor's: close your descriptor. @cookie. */
+	/** A connection given to segue_handover() is the successor's: close your descriptor.
+	   @cookie. */
 	SEGUE_EVENT_TAKEN,
 	/** A connection given to segue_handover() is still yours: @cookie, @reason. It will not be
 	 * taken later, unless a SEGUE_EVENT_RESUME and another upgrade follow. */
@@ -263,11 +269,11 @@ void segue_wake(struct segue *segue);
  * Source:   sd_listen_fds(3) for the inherited case
  */
 int segue_listen(struct segue *segue, const char *name, const char *address,
-		 const struct segue_listen_options *options);
+                 const struct segue_listen_options *options);
 
 /** segue_listen_spec - the same for "[NAME=]ADDRESS" */
 int segue_listen_spec(struct segue *segue, const char *spec,
-		      const struct segue_listen_options *options);
+                      const struct segue_listen_options *options);
 
 /** segue_listener_fd - the descriptor of a listener by its name, or -ENOENT */
 int segue_listener_fd(struct segue *segue, const char *name);
@@ -286,7 +292,8 @@ int segue_unlisten(struct segue *segue, const char *name);
  */
 int segue_address_text(int fd, char *text, size_t size);
 
-/** segue_address_check - is "[NAME=]ADDRESS" well formed? 0, or -EINVAL with a sentence in @reason */
+/** segue_address_check - is "[NAME=]ADDRESS" well formed? 0, or -EINVAL with a sentence in @reason
+ */
 int segue_address_check(const char *spec, char *reason, size_t reason_size);
 
 /**
@@ -333,7 +340,7 @@ int segue_drained(struct segue *segue);
  *           -ENOMEM
  */
 int segue_handover(struct segue *segue, int fd, const void *bytes, size_t bytes_len,
-		   const void *record, size_t record_len, void *cookie);
+                   const void *record, size_t record_len, void *cookie);
 
 /** segue_put_blob - inside save_state(): one blob; @name 1..63 bytes of [a-z0-9_-].
  * -EEXIST twice the same name, -E2BIG more than SEGUE_BLOBS_MAX or SEGUE_BLOB_MAX_BYTES,

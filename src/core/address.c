@@ -100,17 +100,17 @@ static void write_text(struct sg_address *address)
 
 	if (address->any || address->family != AF_INET6) {
 		snprintf(address->text, sizeof(address->text), "%s://%s:%u", scheme, address->host,
-			 address->port);
+		         address->port);
 		return;
 	}
 	inet_ntop(AF_INET6, address->ip, number, INET6_ADDRSTRLEN);
 	zone = strchr(address->host, '%');
 	snprintf(address->text, sizeof(address->text), "%s://[%s%s]:%u", scheme, number,
-		 zone != NULL ? zone : "", address->port);
+	         zone != NULL ? zone : "", address->port);
 }
 
 static int parse_inet(struct sg_address *address, const char *rest, const char *whole, char *reason,
-		      size_t reason_size)
+                      size_t reason_size)
 {
 	bool bracketed = rest[0] == '[';
 	const char *end = bracketed ? strchr(rest, ']') : strrchr(rest, ':');
@@ -124,7 +124,7 @@ static int parse_inet(struct sg_address *address, const char *rest, const char *
 	address->host[end - host] = '\0';
 	if (!bracketed && strchr(address->host, ':') != NULL)
 		return refuse(reason, reason_size, whole,
-			      "has an IPv6 host without brackets ([::1]:80)");
+		              "has an IPv6 host without brackets ([::1]:80)");
 	if (parse_port(bracketed ? end + 2 : end + 1, &address->port) < 0)
 		return refuse(reason, reason_size, whole, "has a port that is no number 0..65535");
 	if (parse_host(address, bracketed) < 0)
@@ -134,17 +134,17 @@ static int parse_inet(struct sg_address *address, const char *rest, const char *
 }
 
 static int parse_unix(struct sg_address *address, const char *path, const char *whole, char *reason,
-		      size_t reason_size)
+                      size_t reason_size)
 {
 	bool abstract = path[0] == '@';
 
 	if (!abstract && path[0] != '/')
 		return refuse(reason, reason_size, whole,
-			      "has a path that does not begin with '/'");
+		              "has a path that does not begin with '/'");
 	path += abstract ? 1 : 0;
 	if (strlen(path) > (abstract ? SG_PATH_MAX - 1 : SG_PATH_MAX))
 		return refuse(reason, reason_size, whole,
-			      "is longer than a unix socket's path may be (107 bytes)");
+		              "is longer than a unix socket's path may be (107 bytes)");
 	if (path[0] == '\0' || (!abstract && path[strlen(path) - 1] == '/'))
 		return refuse(reason, reason_size, whole, "names no socket");
 	address->kind = abstract ? SG_ADDRESS_ABSTRACT : SG_ADDRESS_UNIX;
@@ -155,7 +155,7 @@ static int parse_unix(struct sg_address *address, const char *path, const char *
 }
 
 int sg_address_parse(struct sg_address *ret_address, const char *text, char *reason,
-		     size_t reason_size)
+                     size_t reason_size)
 {
 	struct sg_address address = { .kind = SG_ADDRESS_TCP };
 	const char *rest = text;
@@ -182,7 +182,7 @@ int sg_address_parse(struct sg_address *ret_address, const char *text, char *rea
 }
 
 int sg_address_parse_spec(char *ret_name, struct sg_address *ret_address, const char *spec,
-			  char *reason, size_t reason_size)
+                          char *reason, size_t reason_size)
 {
 	const char *equals = strchr(spec, '=');
 	const char *colon = strchr(spec, ':');
@@ -199,8 +199,8 @@ int sg_address_parse_spec(char *ret_name, struct sg_address *ret_address, const 
 	snprintf(name, sizeof(name), "%.*s", (int)(equals - spec > 63 ? 63 : equals - spec), spec);
 	if (equals - spec > 63 || !sg_name_valid(name)) {
 		snprintf(reason, reason_size,
-			 "name '%.63s' is malformed; use 1 to 63 characters of a-z, 0-9, _ and -",
-			 name);
+		         "name '%.63s' is malformed; use 1 to 63 characters of a-z, 0-9, _ and -",
+		         name);
 		return -EINVAL;
 	}
 	r = sg_address_parse(ret_address, equals + 1, reason, reason_size);
@@ -248,7 +248,7 @@ bool sg_address_overlaps(const struct sg_address *a, const struct sg_address *b,
 }
 
 static bool unix_matches(const struct sg_address *address, const struct sockaddr_un *name,
-			 socklen_t name_len)
+                         socklen_t name_len)
 {
 	size_t len = name_len - offsetof(struct sockaddr_un, sun_path);
 
@@ -260,7 +260,7 @@ static bool unix_matches(const struct sg_address *address, const struct sockaddr
 }
 
 bool sg_address_matches(const struct sg_address *address, const struct sockaddr *name,
-			socklen_t name_len)
+                        socklen_t name_len)
 {
 	const struct sockaddr_in *in = (const struct sockaddr_in *)name;
 	const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)name;
@@ -280,16 +280,16 @@ bool sg_address_matches(const struct sg_address *address, const struct sockaddr 
 		static const uint8_t zero[16];
 
 		return name->sa_family == AF_INET ? in->sin_addr.s_addr == 0
-						  : memcmp(&in6->sin6_addr, zero, 16) == 0;
+		                                  : memcmp(&in6->sin6_addr, zero, 16) == 0;
 	}
 	if (address->family != name->sa_family)
 		return false;
 	return name->sa_family == AF_INET ? memcmp(&in->sin_addr, address->ip, 4) == 0
-					  : memcmp(&in6->sin6_addr, address->ip, 16) == 0;
+	                                  : memcmp(&in6->sin6_addr, address->ip, 16) == 0;
 }
 
 int sg_address_format(char *text, size_t size, const struct sockaddr *name, socklen_t name_len,
-		      int socket_type)
+                      int socket_type)
 {
 	const char *scheme = socket_type == SOCK_DGRAM ? "udp" : "tcp";
 	const struct sockaddr_in *in = (const struct sockaddr_in *)name;
@@ -311,10 +311,10 @@ int sg_address_format(char *text, size_t size, const struct sockaddr *name, sock
 	case AF_UNIX:
 		if (path_len >= 1 && un->sun_path[0] == '\0')
 			n = snprintf(text, size, "unix://@%.*s", (int)(path_len - 1),
-				     un->sun_path + 1);
+			             un->sun_path + 1);
 		else
 			n = snprintf(text, size, "unix://%.*s",
-				     (int)strnlen(un->sun_path, path_len), un->sun_path);
+			             (int)strnlen(un->sun_path, path_len), un->sun_path);
 		break;
 	default:
 		return -EAFNOSUPPORT;

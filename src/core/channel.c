@@ -106,7 +106,7 @@ static bool waits(int error)
 }
 
 static int enqueue(struct sg_channel *channel, const uint8_t *bytes, size_t len, const int *fds,
-		   size_t fds_len)
+                   size_t fds_len)
 {
 	struct sg_outgoing *outgoing = malloc(sizeof(*outgoing) + len);
 
@@ -131,7 +131,7 @@ static int enqueue(struct sg_channel *channel, const uint8_t *bytes, size_t len,
 }
 
 int sg_channel_send(struct sg_channel *channel, const struct sg_message *message, const int *fds,
-		    size_t fds_len)
+                    size_t fds_len)
 {
 	static __thread uint8_t buffer[SG_WIRE_MAX];
 	ssize_t len;
@@ -212,7 +212,7 @@ static int lift_all(int *fds, size_t fds_len)
 }
 
 int sg_channel_receive(struct sg_channel *channel, uint8_t *buffer, struct sg_message *ret_message,
-		       int *ret_fds, size_t *ret_fds_len)
+                       int *ret_fds, size_t *ret_fds_len)
 {
 	union {
 		struct cmsghdr header;
@@ -220,9 +220,9 @@ int sg_channel_receive(struct sg_channel *channel, uint8_t *buffer, struct sg_me
 	} control;
 	struct iovec iov = { .iov_base = buffer, .iov_len = SG_WIRE_MAX };
 	struct msghdr msg = { .msg_iov = &iov,
-			      .msg_iovlen = 1,
-			      .msg_control = &control,
-			      .msg_controllen = sizeof(control) };
+		              .msg_iovlen = 1,
+		              .msg_control = &control,
+		              .msg_controllen = sizeof(control) };
 	int expected, r;
 	ssize_t n;
 

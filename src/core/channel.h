@@ -33,7 +33,7 @@ void sg_channel_done(struct sg_channel *channel);
  * -EMSGSIZE, -EMFILE and -ENOMEM where the message could not be queued, -ETOOMANYREFS.
  */
 int sg_channel_send(struct sg_channel *channel, const struct sg_message *message, const int *fds,
-		    size_t fds_len);
+                    size_t fds_len);
 
 /* Sends what waits. 0, -EAGAIN where more waits, or the error. */
 int sg_channel_flush(struct sg_channel *channel);
@@ -46,6 +46,6 @@ int sg_channel_flush(struct sg_channel *channel);
  * if it could be decoded, and no descriptor is left).
  */
 int sg_channel_receive(struct sg_channel *channel, uint8_t *buffer, struct sg_message *ret_message,
-		       int *ret_fds, size_t *ret_fds_len);
+                       int *ret_fds, size_t *ret_fds_len);
 
 #endif

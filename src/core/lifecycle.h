@@ -28,26 +28,26 @@
 
 #define SG_EVENTS(X)                                                                               \
 	/* the application's and the predecessor's words */                                        \
-	X(READY, "ready")			  /* said, and a predecessor waits for it */       \
-	X(READY_ALONE, "ready-alone")		  /* said, and there is none */                    \
-	X(COMMIT, "commit")			  /* the predecessor: you serve */                 \
-	X(CONFIRM, "confirm")			  /* the predecessor: probation has ended well */  \
-	X(PREDECESSOR_GONE, "predecessor-gone")	  /* died, or its channel has ended */             \
+	X(READY, "ready")                         /* said, and a predecessor waits for it */       \
+	X(READY_ALONE, "ready-alone")             /* said, and there is none */                    \
+	X(COMMIT, "commit")                       /* the predecessor: you serve */                 \
+	X(CONFIRM, "confirm")                     /* the predecessor: probation has ended well */  \
+	X(PREDECESSOR_GONE, "predecessor-gone")   /* died, or its channel has ended */             \
 	X(PREDECESSOR_BROKE, "predecessor-broke") /* said something that makes no sense */         \
 	/* an upgrade */                                                                           \
-	X(UPGRADE, "upgrade")			/* asked for, and no hook refused */               \
-	X(CHECKED, "checked")			/* the preflight check passed, or there is none */ \
-	X(CHECK_FAILED, "check-failed")		/* it did not */                                   \
-	X(SUCCESSOR_READY, "successor-ready")	/* the successor: I can serve */                   \
+	X(UPGRADE, "upgrade")                   /* asked for, and no hook refused */               \
+	X(CHECKED, "checked")                   /* the preflight check passed, or there is none */ \
+	X(CHECK_FAILED, "check-failed")         /* it did not */                                   \
+	X(SUCCESSOR_READY, "successor-ready")   /* the successor: I can serve */                   \
 	X(SUCCESSOR_FAILED, "successor-failed") /* did not start, died, broke, said so */          \
-	X(SUCCESSOR_STOPS, "successor-stops")	/* the successor stops the service on request */   \
-	X(REAPED, "reaped")			/* what was killed is dead */                      \
+	X(SUCCESSOR_STOPS, "successor-stops")   /* the successor stops the service on request */   \
+	X(REAPED, "reaped")                     /* what was killed is dead */                      \
 	/* the end */                                                                              \
-	X(EMPTY, "empty")	/* the application: nothing is left here */                        \
-	X(SETTLED, "settled")	/* the successor has the final state, the manager its message */   \
-	X(STOP, "stop")		/* the first request to stop */                                    \
+	X(EMPTY, "empty")       /* the application: nothing is left here */                        \
+	X(SETTLED, "settled")   /* the successor has the final state, the manager its message */   \
+	X(STOP, "stop")         /* the first request to stop */                                    \
 	X(STOP_NOW, "stop-now") /* the second, or one that does not wait */                        \
-	X(CUT, "cut")		/* a request to end the running drain */                           \
+	X(CUT, "cut")           /* a request to end the running drain */                           \
 	X(DEADLINE, "deadline")
 
 #define SG_ACTIONS(X)                                                                            \
@@ -64,16 +64,16 @@
 	X(COMMIT, "commit")   /* tell the successor, accept no more */                           \
 	X(DRAIN, "drain")     /* confirm the successor, hand over, finish */                     \
 	X(RESUME, "resume")   /* serve again, take back pid file and manager */                  \
-	X(NOTE, "note")	      /* remembered: it drains already */                                \
-	X(CUT, "cut")	      /* close what is left */                                           \
+	X(NOTE, "note")       /* remembered: it drains already */                                \
+	X(CUT, "cut")         /* close what is left */                                           \
 	X(SETTLE, "settle")   /* send the final state, wait for its receipt and the manager's */ \
-	X(STOP, "stop")	      /* drain without a successor, kill one that starts */              \
+	X(STOP, "stop")       /* drain without a successor, kill one that starts */              \
 	X(FOLLOW, "follow")   /* the same at the successor's word: the drain goes on */          \
 	X(LEAVE, "leave")     /* exit */
 
 #define SG_STATE_ENUM(name, text, limit) SG_STATE_##name,
-#define SG_EVENT_ENUM(name, text)	 SG_EVENT_##name,
-#define SG_ACTION_ENUM(name, text)	 SG_ACTION_##name,
+#define SG_EVENT_ENUM(name, text)        SG_EVENT_##name,
+#define SG_ACTION_ENUM(name, text)       SG_ACTION_##name,
 
 enum sg_state { SG_STATE_NONE, SG_STATES(SG_STATE_ENUM) SG_STATE_COUNT };
 enum sg_event { SG_EVENT_NONE, SG_EVENTS(SG_EVENT_ENUM) SG_EVENT_COUNT };

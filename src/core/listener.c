@@ -33,7 +33,7 @@ struct target {
 };
 
 static int say(char *reason, size_t size, const struct sg_address *address, const char *what,
-	       int error)
+               int error)
 {
 	snprintf(reason, size, "%s: %s: %s", address->text, what, strerror(error));
 	return -error;
@@ -66,11 +66,11 @@ static void target_unix(struct target *target, const struct sg_address *address)
 
 /* Host names and scoped IPv6 numbers. */
 static int target_resolve(struct target *target, const struct sg_address *address, char *reason,
-			  size_t reason_size)
+                          size_t reason_size)
 {
 	struct addrinfo hints = { .ai_family = address->family,
-				  .ai_socktype = sg_address_socket_type(address),
-				  .ai_flags = AI_PASSIVE | AI_NUMERICSERV };
+		                  .ai_socktype = sg_address_socket_type(address),
+		                  .ai_flags = AI_PASSIVE | AI_NUMERICSERV };
 	struct addrinfo *found = NULL;
 	char port[8];
 	int r;
@@ -79,7 +79,7 @@ static int target_resolve(struct target *target, const struct sg_address *addres
 	r = getaddrinfo(address->host, port, &hints, &found);
 	if (r != 0) {
 		snprintf(reason, reason_size, "%s: host not found: %s", address->text,
-			 gai_strerror(r));
+		         gai_strerror(r));
 		return -EADDRNOTAVAIL;
 	}
 	memcpy(&target->name, found->ai_addr, found->ai_addrlen);
@@ -89,7 +89,7 @@ static int target_resolve(struct target *target, const struct sg_address *addres
 }
 
 static int target_of(struct target *target, const struct sg_address *address, char *reason,
-		     size_t reason_size)
+                     size_t reason_size)
 {
 	memset(target, 0, sizeof(*target));
 	if (address->family == AF_UNIX)
@@ -106,7 +106,7 @@ static int target_of(struct target *target, const struct sg_address *address, ch
  * backlog answers EAGAIN and is as alive as a success.
  */
 static int replace_stale(const struct sg_address *address, const struct target *target,
-			 char *reason, size_t reason_size)
+                         char *reason, size_t reason_size)
 {
 	SG_CLEANUP(sg_fd_cleanup) int probe = -1;
 	struct stat st;
@@ -116,8 +116,8 @@ static int replace_stale(const struct sg_address *address, const struct target *
 		return errno == ENOENT ? 0 : say(reason, reason_size, address, "look", errno);
 	if (!S_ISSOCK(st.st_mode)) {
 		snprintf(reason, reason_size,
-			 "%s: the path exists and is not a socket; it is left alone",
-			 address->text);
+		         "%s: the path exists and is not a socket; it is left alone",
+		         address->text);
 		return -EEXIST;
 	}
 	probe = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -126,14 +126,14 @@ static int replace_stale(const struct sg_address *address, const struct target *
 	error = connect(probe, &target->name.any, target->len) < 0 ? errno : 0;
 	if (error == ECONNREFUSED)
 		return unlink(address->path) < 0 && errno != ENOENT
-			       ? say(reason, reason_size, address, "unlink the stale socket", errno)
-			       : 0;
+		               ? say(reason, reason_size, address, "unlink the stale socket", errno)
+		               : 0;
 	if (error == ENOENT)
 		return 0;
 	if (error == 0 || error == EAGAIN || error == EPROTOTYPE) {
 		snprintf(reason, reason_size,
-			 "%s: another program listens there; stop it or choose another path",
-			 address->text);
+		         "%s: another program listens there; stop it or choose another path",
+		         address->text);
 		return -EADDRINUSE;
 	}
 	return say(reason, reason_size, address, "ask whether somebody listens there", error);
@@ -166,7 +166,7 @@ static int group_id(const char *text, gid_t *ret_gid)
 }
 
 static int chown_path(const struct sg_address *address, const struct sg_bind_options *options,
-		      char *reason, size_t reason_size)
+                      char *reason, size_t reason_size)
 {
 	uid_t uid = (uid_t)-1;
 	gid_t gid = (gid_t)-1;
@@ -182,12 +182,12 @@ static int chown_path(const struct sg_address *address, const struct sg_bind_opt
 	if (uid == (uid_t)-1 && gid == (gid_t)-1)
 		return 0;
 	return lchown(address->path, uid, gid) < 0
-		       ? say(reason, reason_size, address, "chown", errno)
-		       : 0;
+	               ? say(reason, reason_size, address, "chown", errno)
+	               : 0;
 }
 
 static int prepare(int fd, const struct sg_address *address, int family,
-		   const struct sg_bind_options *options)
+                   const struct sg_bind_options *options)
 {
 	int on = 1, v6only = options->v6only;
 
@@ -236,16 +236,16 @@ static int bind_path(int fd, const struct target *target, unsigned int mode)
 }
 
 static int bind_and_listen(int fd, const struct sg_address *address, const struct target *target,
-			   const struct sg_bind_options *options, char *reason, size_t reason_size)
+                           const struct sg_bind_options *options, char *reason, size_t reason_size)
 {
 	int backlog = options->backlog > 0 ? options->backlog : SOMAXCONN;
 	int r = bind_path(fd, target, address->kind == SG_ADDRESS_UNIX ? options->mode : 0);
 
 	if (r == -EADDRINUSE) {
 		snprintf(reason, reason_size,
-			 "%s: another program has this address, or one that overlaps it; stop it "
-			 "or choose another port",
-			 address->text);
+		         "%s: another program has this address, or one that overlaps it; stop it "
+		         "or choose another port",
+		         address->text);
 		return r;
 	}
 	if (r < 0)
@@ -261,7 +261,7 @@ static int bind_and_listen(int fd, const struct sg_address *address, const struc
 }
 
 int sg_listener_bind(const struct sg_address *address, const struct sg_bind_options *options,
-		     struct sg_file_id *ret_file, char *reason, size_t reason_size)
+                     struct sg_file_id *ret_file, char *reason, size_t reason_size)
 {
 	SG_CLEANUP(sg_fd_cleanup) int fd = -1;
 	struct sg_file_id file = { 0 };
@@ -329,7 +329,7 @@ int sg_listener_verify(int fd, const struct sg_address *address, char *reason, s
 		return r;
 	if (socket_option(fd, SO_TYPE) != sg_address_socket_type(address)) {
 		snprintf(reason, reason_size, "the socket is of another type than %s needs",
-			 address->text);
+		         address->text);
 		return -EPROTOTYPE;
 	}
 	if (getsockname(fd, (struct sockaddr *)&name, &len) < 0)

@@ -34,7 +34,7 @@ struct sg_file_id {
  * sentence in reason. ret_file is set for a unix path, zero otherwise.
  */
 int sg_listener_bind(const struct sg_address *address, const struct sg_bind_options *options,
-		     struct sg_file_id *ret_file, char *reason, size_t reason_size);
+                     struct sg_file_id *ret_file, char *reason, size_t reason_size);
 
 /*
  * Is this socket what a listener of the address should be (socket, type, listening state,

@@ -24,7 +24,7 @@ static int parse_number(const char *text, unsigned long *ret_value)
 }
 
 static int parse_names(struct sg_listenfds *listenfds, const char *names, char *reason,
-		       size_t reason_size)
+                       size_t reason_size)
 {
 	size_t count = 0;
 
@@ -33,7 +33,7 @@ static int parse_names(struct sg_listenfds *listenfds, const char *names, char *
 
 		if (count < listenfds->count)
 			snprintf(listenfds->names[count], sizeof(listenfds->names[0]), "%.*s",
-				 (int)(len > 255 ? 255 : len), names);
+			         (int)(len > 255 ? 255 : len), names);
 		count++;
 		if (names[len] == '\0')
 			break;
@@ -42,15 +42,15 @@ static int parse_names(struct sg_listenfds *listenfds, const char *names, char *
 	if (count == listenfds->count)
 		return 0;
 	snprintf(reason, reason_size,
-		 "LISTEN_FDNAMES has %zu names for LISTEN_FDS=%zu descriptors; unset all LISTEN_ "
-		 "variables or mend who sets them",
-		 count, listenfds->count);
+	         "LISTEN_FDNAMES has %zu names for LISTEN_FDS=%zu descriptors; unset all LISTEN_ "
+	         "variables or mend who sets them",
+	         count, listenfds->count);
 	return -EINVAL;
 }
 
 int sg_listenfds_parse(struct sg_listenfds *ret_listenfds, const char *listen_pid,
-		       const char *listen_fds, const char *listen_fdnames, pid_t pid, char *reason,
-		       size_t reason_size)
+                       const char *listen_fds, const char *listen_fdnames, pid_t pid, char *reason,
+                       size_t reason_size)
 {
 	unsigned long count, owner;
 
@@ -59,23 +59,23 @@ int sg_listenfds_parse(struct sg_listenfds *ret_listenfds, const char *listen_pi
 		return 0;
 	if (parse_number(listen_fds, &count) < 0 || count > SG_LISTENFDS_MAX) {
 		snprintf(reason, reason_size, "LISTEN_FDS='%.40s' is no number from 0 to %d",
-			 listen_fds, SG_LISTENFDS_MAX);
+		         listen_fds, SG_LISTENFDS_MAX);
 		return -EINVAL;
 	}
 	if (count == 0)
 		return 0;
 	if (listen_pid == NULL || parse_number(listen_pid, &owner) < 0) {
 		snprintf(reason, reason_size,
-			 "LISTEN_FDS is set but LISTEN_PID='%.40s' is no pid; both come together",
-			 listen_pid != NULL ? listen_pid : "");
+		         "LISTEN_FDS is set but LISTEN_PID='%.40s' is no pid; both come together",
+		         listen_pid != NULL ? listen_pid : "");
 		return -EINVAL;
 	}
 	if (owner != (unsigned long)pid) {
 		snprintf(reason, reason_size,
-			 "LISTEN_PID=%lu names another process than this one (%ld); a wrapper "
-			 "between the service manager and this program has to exec it, or unset "
-			 "LISTEN_PID and LISTEN_FDS",
-			 owner, (long)pid);
+		         "LISTEN_PID=%lu names another process than this one (%ld); a wrapper "
+		         "between the service manager and this program has to exec it, or unset "
+		         "LISTEN_PID and LISTEN_FDS",
+		         owner, (long)pid);
 		return -EINVAL;
 	}
 	ret_listenfds->count = count;

@@ -14,7 +14,7 @@
 #define SG_LISTENFDS_MAX   128
 
 struct sg_listenfds {
-	size_t count;			   /* descriptors 3, 4, ... */
+	size_t count;                      /* descriptors 3, 4, ... */
 	char names[SG_LISTENFDS_MAX][256]; /* "unknown" where there were none */
 };
 
@@ -24,7 +24,7 @@ struct sg_listenfds {
  * as many as the descriptors.
  */
 int sg_listenfds_parse(struct sg_listenfds *ret_listenfds, const char *listen_pid,
-		       const char *listen_fds, const char *listen_fdnames, pid_t pid, char *reason,
-		       size_t reason_size);
+                       const char *listen_fds, const char *listen_fdnames, pid_t pid, char *reason,
+                       size_t reason_size);
 
 #endif

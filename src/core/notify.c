@@ -35,25 +35,26 @@ static int connect_to(const char *name)
 		return -errno;
 	fd = sg_fd_above_stdio_take(fd);
 	if (connect(fd, (struct sockaddr *)&address,
-		    (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len +
-				(name[0] == '/' ? 1 : 0))) < 0)
+	            (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len +
+	                        (name[0] == '/' ? 1 : 0))) < 0)
 		return -errno;
 	return sg_fd_steal(&fd);
 }
 
-static int64_t read_watchdog(bool successor)
+static int64_t read_watchdog(void)
 {
 	const char *usec = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
 	long long value = usec != NULL ? strtoll(usec, NULL, 10) : 0;
 
 	if (value <= 0)
 		return 0;
-	if (!successor && pid != NULL && strtol(pid, NULL, 10) != (long)getpid())
+	/* A predecessor writes its successor's pid there. */
+	if (pid != NULL && strtol(pid, NULL, 10) != (long)getpid())
 		return 0;
 	return value;
 }
 
-int sg_notify_open(struct sg_notify *ret_notify, bool successor)
+int sg_notify_open(struct sg_notify *ret_notify)
 {
 	const char *name = getenv("NOTIFY_SOCKET");
 	int fd;
@@ -65,7 +66,7 @@ int sg_notify_open(struct sg_notify *ret_notify, bool successor)
 	if (fd < 0)
 		return fd;
 	ret_notify->fd = fd;
-	ret_notify->watchdog_us = read_watchdog(successor);
+	ret_notify->watchdog_us = read_watchdog();
 	return 0;
 }
 

@@ -11,13 +11,13 @@
 #include <sys/types.h>
 
 struct sg_notify {
-	int fd;		     /* -1: nobody listens */
+	int fd;              /* -1: nobody listens */
 	int64_t watchdog_us; /* 0: none */
 };
 
-/* Reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID. A successor inherits a watchdog that
- * was meant for its predecessor's pid. -EINVAL where the socket's name is malformed. */
-int sg_notify_open(struct sg_notify *ret_notify, bool successor);
+/* Reads NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID. -EINVAL where the socket's name is
+ * malformed. */
+int sg_notify_open(struct sg_notify *ret_notify);
 
 void sg_notify_close(struct sg_notify *notify);
 

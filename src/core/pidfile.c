@@ -95,7 +95,7 @@ static int make_file(struct sg_pidfile *pidfile, pid_t pid, char *name, size_t n
 	/* Left by a process of the same pid that died while it wrote. */
 	(void)unlinkat(pidfile->dir_fd, name, 0);
 	fd = openat(pidfile->dir_fd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
-		    MODE);
+	            MODE);
 	if (fd < 0)
 		return -errno;
 	fd = sg_fd_above_stdio_take(fd);

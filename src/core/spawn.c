@@ -122,8 +122,8 @@ int sg_origin_take(struct sg_origin *ret_origin)
 {
 	const char *program = (const char *)getauxval(AT_EXECFN);
 	struct sg_origin origin = { .umask = current_umask(),
-				    .mask = start_mask,
-				    .ignored = start_ignored };
+		                    .mask = start_mask,
+		                    .ignored = start_ignored };
 
 	origin.argv = read_arguments();
 	origin.envp = strings_copy(environ);
@@ -180,14 +180,14 @@ static bool found_by_path(const struct sg_origin *origin)
 }
 
 static size_t add_path_candidates(char **candidates, size_t count, const char *name,
-				  const char *path)
+                                  const char *path)
 {
 	while (path != NULL && *path != '\0') {
 		const char *end = strchrnul(path, ':');
 		int len = (int)(end - path);
 
 		if (asprintf(&candidates[count], "%.*s%s%s", len, path, len > 0 ? "/" : "./",
-			     name) > 0)
+		             name) > 0)
 			count++;
 		path = *end == ':' ? end + 1 : end;
 	}
@@ -308,12 +308,13 @@ static void child_writes_pid(char *slot)
 	*slot = '\0';
 }
 
-static void child_signals(const struct sg_origin *origin)
+static void child_signals(const struct sg_spawn *spawn)
 {
 	for (int signal = 1; signal < NSIG; signal++) {
 		struct sigaction action = { .sa_handler = SIG_DFL };
 
-		if (sigismember(&origin->ignored, signal) == 1)
+		if (signal == spawn->ignore_signal ||
+		    sigismember(&spawn->origin->ignored, signal) == 1)
 			action.sa_handler = SIG_IGN;
 		(void)sigaction(signal, &action, NULL);
 	}
@@ -349,7 +350,7 @@ static void child_executes(const struct plan *plan)
 
 __attribute__((noreturn)) static void child(const struct plan *plan)
 {
-	child_signals(plan->spawn->origin);
+	child_signals(plan->spawn);
 	umask(plan->spawn->origin->umask);
 	child_directory(plan);
 	for (size_t i = 0; i < sizeof(plan->pid_slot) / sizeof(plan->pid_slot[0]); i++)
@@ -368,8 +369,8 @@ static int clone_child(const struct plan *plan, struct sg_spawned *spawned)
 {
 	int pidfd = -1;
 	struct clone_args args = { .flags = CLONE_PIDFD,
-				   .pidfd = (uint64_t)(uintptr_t)&pidfd,
-				   .exit_signal = SIGCHLD };
+		                   .pidfd = (uint64_t)(uintptr_t)&pidfd,
+		                   .exit_signal = SIGCHLD };
 	sigset_t all, before;
 	long pid;
 

@@ -17,13 +17,13 @@
  * sg_origin_take(), freed by sg_origin_done().
  */
 struct sg_origin {
-	char *program;	  /* AT_EXECFN */
-	char **argv;	  /* NULL-terminated */
-	char **envp;	  /* NULL-terminated */
+	char *program;    /* AT_EXECFN */
+	char **argv;      /* NULL-terminated */
+	char **envp;      /* NULL-terminated */
 	char *directory;  /* $PWD where it names the directory, else NULL */
 	int directory_fd; /* the directory itself, -1: it could not be opened */
 	mode_t umask;
-	sigset_t mask;	  /* blocked at start */
+	sigset_t mask;    /* blocked at start */
 	sigset_t ignored; /* ignored at start */
 };
 
@@ -34,7 +34,8 @@ void sg_origin_done(struct sg_origin *origin);
 struct sg_spawn {
 	const struct sg_origin *origin;
 	char *const *argv; /* NULL: the origin's */
-	int inherit_fd;	   /* stays open under its number; -1: only 0, 1 and 2 do */
+	int ignore_signal; /* ignored by the new program until it handles it; 0: none */
+	int inherit_fd;    /* stays open under its number; -1: only 0, 1 and 2 do */
 	/* Names of variables that are left out, ends with NULL; may be NULL. */
 	const char *const *unset;
 	/* "NAME=value" to add; a value of "@pid" becomes the pid of the new process. */
@@ -48,7 +49,7 @@ struct sg_spawned {
 };
 
 struct sg_exec_error {
-	int error;	     /* a positive errno */
+	int error;           /* a positive errno */
 	char path[PATH_MAX]; /* what could not be executed, or the directory */
 };
 

@@ -188,6 +188,9 @@ static void encode_body(struct writer *w, const struct sg_message *m)
 	case SG_MESSAGE_STOPS:
 		put_u32(w, m->now);
 		break;
+	case SG_MESSAGE_DROPPED:
+		put_text(w, m->text);
+		break;
 	case SG_MESSAGE_WANT_STATE:
 	case SG_MESSAGE_CONFIRM:
 	case SG_MESSAGE_TAKEN:
@@ -300,6 +303,9 @@ static void decode_body(struct reader *r, struct sg_message *m)
 	case SG_MESSAGE_STOPS:
 		m->now = get_u32(r);
 		break;
+	case SG_MESSAGE_DROPPED:
+		get_text(r, m->text);
+		break;
 	case SG_MESSAGE_WANT_STATE:
 	case SG_MESSAGE_CONFIRM:
 	case SG_MESSAGE_TAKEN:
@@ -325,7 +331,7 @@ int sg_wire_decode(struct sg_message *ret_message, const uint8_t *buffer, size_t
 }
 
 ssize_t sg_wire_add_connection(uint8_t *items, size_t len, size_t size,
-			       const struct sg_wire_connection *connection)
+                               const struct sg_wire_connection *connection)
 {
 	struct writer w = { items + len, items + size, false };
 
@@ -337,7 +343,7 @@ ssize_t sg_wire_add_connection(uint8_t *items, size_t len, size_t size,
 }
 
 int sg_wire_next_connection(const uint8_t **items, size_t *len,
-			    struct sg_wire_connection *ret_connection)
+                            struct sg_wire_connection *ret_connection)
 {
 	struct reader r = { *items, *items + *len, false };
 	uint32_t bytes_len = get_u32(&r), record_len = get_u32(&r);

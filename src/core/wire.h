@@ -19,7 +19,7 @@
 
 /* name, text, number (never reused), direction */
 #define SG_MESSAGES(X)                                                                          \
-	X(HELLO, "hello", 1, "both")	   /* versions, generation; carries a pidfd */          \
+	X(HELLO, "hello", 1, "both")       /* versions, generation; carries a pidfd */          \
 	X(LISTENER, "listener", 2, "down") /* one listener; carries it */                       \
 	X(PID_FILE, "pid-file", 3, "down") /* carries the lock */                               \
 	X(OFFERED, "offered", 4, "down")   /* these were all the listeners */                   \
@@ -29,22 +29,23 @@
 	X(READY, "ready", 8, "up")   /* and which listeners are wanted */                       \
 	X(FAILED, "failed", 9, "up") /* the reason; the sender exits */                         \
 	X(COMMIT, "commit", 10, "down")                                                         \
-	X(CONFIRM, "confirm", 11, "down")	  /* probation has ended well */                \
+	X(CONFIRM, "confirm", 11, "down")         /* probation has ended well */                \
 	X(CONNECTIONS, "connections", 12, "down") /* a batch; carries them */                   \
-	X(TAKEN, "taken", 13, "up")		  /* the batch is the receiver's */             \
-	X(DECLINED, "declined", 14, "up")	  /* the batch stays the sender's */            \
-	X(INTRODUCE, "introduce", 15, "down")	  /* carries a channel to another generation */ \
-	X(FINAL, "final", 16, "down")		  /* drained; these were all the final blobs */ \
-	X(RECEIPT, "receipt", 17, "up")		  /* the final state has come */                \
-	X(STOPS, "stops", 18, "up")		  /* the sender stops the service on request */
+	X(TAKEN, "taken", 13, "up")               /* the batch is the receiver's */             \
+	X(DECLINED, "declined", 14, "up")         /* the batch stays the sender's */            \
+	X(INTRODUCE, "introduce", 15, "down")     /* carries a channel to another generation */ \
+	X(FINAL, "final", 16, "down")             /* drained; these were all the final blobs */ \
+	X(RECEIPT, "receipt", 17, "up")           /* the final state has come */                \
+	X(STOPS, "stops", 18, "up")               /* the sender stops the service on request */ \
+	X(DROPPED, "dropped", 19, "up")           /* nobody wants this listener any more */
 
 #define SG_MESSAGE_ENUM(name, text, number, direction) SG_MESSAGE_##name = (number),
 enum sg_message_type { SG_MESSAGES(SG_MESSAGE_ENUM) };
 
-#define SG_WIRE_HEADER	  16
+#define SG_WIRE_HEADER    16
 #define SG_WIRE_BODY_MAX  65536
-#define SG_WIRE_MAX	  (SG_WIRE_HEADER + SG_WIRE_BODY_MAX)
-#define SG_WIRE_FDS_MAX	  64
+#define SG_WIRE_MAX       (SG_WIRE_HEADER + SG_WIRE_BODY_MAX)
+#define SG_WIRE_FDS_MAX   64
 #define SG_WIRE_TEXT_MAX  512
 #define SG_WIRE_LISTENERS 128
 
@@ -57,27 +58,27 @@ struct sg_message {
 	uint64_t serial; /* CONNECTIONS: the batch; TAKEN, DECLINED: which batch is meant */
 
 	uint32_t version_min, version_max; /* HELLO */
-	uint64_t generation;		   /* HELLO: the sender's; INTRODUCE: whose channel it is */
-	uint32_t pid;			   /* HELLO, INTRODUCE */
+	uint64_t generation;               /* HELLO: the sender's; INTRODUCE: whose channel it is */
+	uint32_t pid;                      /* HELLO, INTRODUCE */
 	uint32_t record_min, record_max;   /* HELLO */
-	uint32_t predecessors;		   /* HELLO: generations that still drain to the sender */
-	uint32_t start_ms;		   /* HELLO: left of the start deadline */
+	uint32_t predecessors;             /* HELLO: generations that still drain to the sender */
+	uint32_t start_ms;                 /* HELLO: left of the start deadline */
 
 	char name[SG_WIRE_TEXT_MAX]; /* LISTENER, BLOB; PID_FILE: the path */
-	char text[SG_WIRE_TEXT_MAX]; /* LISTENER: configured address; FAILED: reason */
-	uint32_t flags;		     /* LISTENER: SG_LISTENER_* */
-	uint64_t dev, ino;	     /* LISTENER: the file that a unix socket made */
+	char text[SG_WIRE_TEXT_MAX]; /* LISTENER, DROPPED: configured address; FAILED: reason */
+	uint32_t flags;              /* LISTENER: SG_LISTENER_* */
+	uint64_t dev, ino;           /* LISTENER: the file that a unix socket made */
 
-	uint32_t count;			   /* OFFERED, STATE, FINAL, CONNECTIONS, READY */
+	uint32_t count;                    /* OFFERED, STATE, FINAL, CONNECTIONS, READY */
 	uint8_t wanted[SG_WIRE_LISTENERS]; /* READY: one for each listener in the order offered */
-	uint64_t size;			   /* BLOB */
-	uint32_t error;			   /* FAILED, DECLINED: errno */
-	uint32_t probation_ms;		   /* COMMIT */
-	uint32_t now;			   /* STOPS: do not wait */
-	uint32_t upstream;		   /* INTRODUCE: 1: the one introduced is a predecessor */
+	uint64_t size;                     /* BLOB */
+	uint32_t error;                    /* FAILED, DECLINED: errno */
+	uint32_t probation_ms;             /* COMMIT */
+	uint32_t now;                      /* STOPS: do not wait */
+	uint32_t upstream;                 /* INTRODUCE: 1: the one introduced is a predecessor */
 
 	uint32_t record_version; /* CONNECTIONS */
-	const uint8_t *items;	 /* CONNECTIONS: sg_wire_connection() walks them */
+	const uint8_t *items;    /* CONNECTIONS: sg_wire_connection() walks them */
 	size_t items_len;
 };
 
@@ -105,11 +106,11 @@ int sg_wire_decode(struct sg_message *ret_message, const uint8_t *buffer, size_t
 
 /* Appends one connection to a batch under construction: the new length, or -EMSGSIZE. */
 ssize_t sg_wire_add_connection(uint8_t *items, size_t len, size_t size,
-			       const struct sg_wire_connection *connection);
+                               const struct sg_wire_connection *connection);
 
 /* Takes the next connection off the items; 0, or -EPROTO. */
 int sg_wire_next_connection(const uint8_t **items, size_t *len,
-			    struct sg_wire_connection *ret_connection);
+                            struct sg_wire_connection *ret_connection);
 
 /* The version that two sides speak: the highest of both, or -EPROTONOSUPPORT. */
 int sg_wire_agree(uint32_t min, uint32_t max);

@@ -38,15 +38,15 @@ static void begin(struct segue *segue)
 {
 	struct attempt *attempt = &segue->attempt;
 	struct segue_event begins = { .type = SEGUE_EVENT_UPGRADE_BEGINS,
-				      .generation = segue->generation + 1,
-				      .fd = -1 };
+		                      .generation = segue->generation + 1,
+		                      .fd = -1 };
 
 	*attempt = (struct attempt){ .generation = segue->generation + 1,
-				     .running = true,
-				     .process = { .pidfd = -1, .exec_fd = -1 },
-				     .pidfd_watch = { .fd = -1 },
-				     .exec_watch = { .fd = -1 },
-				     .began_ms = sg_now_ms() };
+		                     .running = true,
+		                     .process = { .pidfd = -1, .exec_fd = -1 },
+		                     .pidfd_watch = { .fd = -1 },
+		                     .exec_watch = { .fd = -1 },
+		                     .began_ms = sg_now_ms() };
 	sg_queue_event(segue, &begins);
 	sg_manager_reloading(segue);
 }
@@ -71,18 +71,18 @@ static int start(struct segue *segue, const struct sg_spawn *spawn)
 		return r;
 	}
 	r = sg_watch_add(segue, &attempt->pidfd_watch, attempt->process.pidfd, EPOLLIN, attempt,
-			 process_ready);
+	                 process_ready);
 	if (r == 0)
 		r = sg_watch_add(segue, &attempt->exec_watch, attempt->process.exec_fd, EPOLLIN,
-				 attempt, exec_ready);
+		                 attempt, exec_ready);
 	return r;
 }
 
 void sg_downstream_check(struct segue *segue)
 {
 	struct sg_spawn spawn = { .origin = &segue->origin,
-				  .argv = segue->check_argv,
-				  .inherit_fd = -1 };
+		                  .argv = segue->check_argv,
+		                  .inherit_fd = -1 };
 	int r;
 
 	begin(segue);
@@ -94,7 +94,7 @@ void sg_downstream_check(struct segue *segue)
 	r = start(segue, &spawn);
 	if (r < 0) {
 		sg_downstream_failed(segue, r, "the preflight check could not be started: %s",
-				     strerror(-r));
+		                     strerror(-r));
 		sg_machine_post(segue, SG_EVENT_CHECK_FAILED);
 	}
 }
@@ -118,17 +118,19 @@ void sg_downstream_spawn(struct segue *segue)
 	if (segue->notify.watchdog_us > 0)
 		set[1] = "WATCHDOG_PID=@pid";
 	spawn.inherit_fd = fds[1];
+	/* "pkill -USR2" reaches the successor too, perhaps before it can handle the signal. */
+	spawn.ignore_signal = segue->options.upgrade_signal;
 	r = start(segue, &spawn);
 	sg_fd_close(fds[1]);
 	attempt->peer = r < 0 ? NULL
-			      : sg_peer_new_take(segue, PEER_SUCCESSOR, fds[0],
-						 sg_fd_dup(attempt->process.pidfd));
+	                      : sg_peer_new_take(segue, PEER_SUCCESSOR, fds[0],
+	                                         sg_fd_dup(attempt->process.pidfd));
 	if (r < 0)
 		sg_fd_close(fds[0]);
 	if (attempt->peer == NULL) {
 		sg_downstream_failed(segue, r < 0 ? r : ENOMEM,
-				     "the successor could not be started: %s",
-				     strerror(r < 0 ? -r : ENOMEM));
+		                     "the successor could not be started: %s",
+		                     strerror(r < 0 ? -r : ENOMEM));
 		sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
 		return;
 	}
@@ -153,15 +155,25 @@ static void say_ended(struct segue *segue, enum segue_outcome outcome)
 {
 	struct attempt *attempt = &segue->attempt;
 	struct segue_event ended = { .type = SEGUE_EVENT_UPGRADE_ENDED,
-				     .outcome = outcome,
-				     .generation = attempt->generation,
-				     .pid = attempt->process.pid,
-				     .error = attempt->error,
-				     .reason = attempt->reason,
-				     .took_ms = sg_now_ms() - attempt->began_ms,
-				     .fd = -1 };
+		                     .outcome = outcome,
+		                     .generation = attempt->generation,
+		                     .pid = attempt->process.pid,
+		                     .error = attempt->error,
+		                     .reason = attempt->reason,
+		                     .took_ms = sg_now_ms() - attempt->began_ms,
+		                     .fd = -1 };
 
 	sg_queue_event(segue, &ended);
+}
+
+/* The service stops while a successor starts: that is the end of the upgrade. */
+void sg_downstream_cancel(struct segue *segue)
+{
+	if (!segue->attempt.running)
+		return;
+	sg_downstream_failed(segue, ECANCELED, "the service stops");
+	sg_downstream_abandon(segue);
+	say_ended(segue, SEGUE_FAILED);
 }
 
 void sg_downstream_report(struct segue *segue)
@@ -172,9 +184,9 @@ void sg_downstream_report(struct segue *segue)
 	if (attempt->peer != NULL)
 		sg_peer_doom(attempt->peer);
 	snprintf(segue->scratch, sizeof(segue->scratch),
-		 "%s%.500s; generation %llu serves as before",
-		 attempt->reason[0] != '\0' ? "" : "it failed", attempt->reason,
-		 (unsigned long long)segue->generation);
+	         "generation %llu failed: %.500s; generation %llu serves as before",
+	         (unsigned long long)attempt->generation, attempt->reason,
+	         (unsigned long long)segue->generation);
 	snprintf(attempt->reason, sizeof(attempt->reason), "%s", segue->scratch);
 	say_ended(segue, SEGUE_FAILED);
 	sg_manager_upgrade_failed(segue, attempt->reason);
@@ -185,7 +197,7 @@ void sg_downstream_commit(struct segue *segue)
 {
 	struct attempt *attempt = &segue->attempt;
 	struct sg_message commit = { .type = SG_MESSAGE_COMMIT,
-				     .probation_ms = (uint32_t)segue->options.probation_ms };
+		                     .probation_ms = (uint32_t)segue->options.probation_ms };
 	struct peer *peer = attempt->peer;
 
 	segue->owner = false;
@@ -201,7 +213,7 @@ void sg_downstream_commit(struct segue *segue)
 	sg_queue_simple(segue, SEGUE_EVENT_COMMIT);
 	sg_listeners_drop(segue);
 	snprintf(attempt->reason, sizeof(attempt->reason), "generation %llu serves",
-		 (unsigned long long)attempt->generation);
+	         (unsigned long long)attempt->generation);
 	say_ended(segue, SEGUE_UPGRADED);
 }
 
@@ -214,19 +226,19 @@ static void describe_death(struct segue *segue, int status)
 		sg_downstream_failed(segue, ECHILD, "%s ended%s", what, when);
 	else if (WIFEXITED(status))
 		sg_downstream_failed(segue, ECHILD, "%s exited with status %d%s", what,
-				     WEXITSTATUS(status), when);
+		                     WEXITSTATUS(status), when);
 	else
 		sg_downstream_failed(segue, ECHILD, "%s was killed by signal %d (%s)%s", what,
-				     WTERMSIG(status), strsignal(WTERMSIG(status)), when);
+		                     WTERMSIG(status), strsignal(WTERMSIG(status)), when);
 }
 
 static void exec_ready(struct segue *segue, struct watch *watch, uint32_t events)
 {
 	struct attempt *attempt = watch->owner;
 	struct segue_event started = { .type = SEGUE_EVENT_UPGRADE_STARTED,
-				       .generation = attempt->generation,
-				       .pid = attempt->process.pid,
-				       .fd = -1 };
+		                       .generation = attempt->generation,
+		                       .pid = attempt->process.pid,
+		                       .fd = -1 };
 	struct sg_exec_error error;
 	int r = sg_spawn_result(attempt->process.exec_fd, &error);
 
@@ -242,7 +254,7 @@ static void exec_ready(struct segue *segue, struct watch *watch, uint32_t events
 	}
 	sg_downstream_failed(segue, r, "%s could not be executed: %s", error.path, strerror(-r));
 	sg_machine_post(segue,
-			attempt->checking ? SG_EVENT_CHECK_FAILED : SG_EVENT_SUCCESSOR_FAILED);
+	                attempt->checking ? SG_EVENT_CHECK_FAILED : SG_EVENT_SUCCESSOR_FAILED);
 }
 
 /* The death of the check or of a successor without a commit. */
@@ -283,14 +295,14 @@ static void process_ready(struct segue *segue, struct watch *watch, uint32_t eve
 static void introduce(struct segue *segue, struct peer *successor)
 {
 	struct sg_message up = { .type = SG_MESSAGE_INTRODUCE,
-				 .generation = successor->generation,
-				 .pid = (uint32_t)successor->pid };
+		                 .generation = successor->generation,
+		                 .pid = (uint32_t)successor->pid };
 
 	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next) {
 		struct sg_message down = { .type = SG_MESSAGE_INTRODUCE,
-					   .generation = peer->generation,
-					   .pid = (uint32_t)peer->pid,
-					   .upstream = 1 };
+			                   .generation = peer->generation,
+			                   .pid = (uint32_t)peer->pid,
+			                   .upstream = 1 };
 		int fds[2], pair[2];
 
 		if (peer->role != PEER_PREDECESSOR || peer->doomed)
@@ -317,6 +329,8 @@ static void greeted(struct segue *segue, struct peer *peer)
 		/* It says hello when it serves. */
 		peer->committed = peer->version >= 0;
 		sg_handover_pump(segue);
+		if (segue->state == SG_STATE_DRAINED)
+			sg_machine_settle(segue);
 		return;
 	}
 	if (peer->version < 0) {
@@ -348,8 +362,8 @@ static void broke(struct peer *peer, const char *what)
 		return;
 	}
 	sg_queue_warning(segue, EPROTO,
-			 "generation %llu sent %s; what is not handed over is finished here",
-			 (unsigned long long)peer->generation, what);
+	                 "generation %llu sent %s; what is not handed over is finished here",
+	                 (unsigned long long)peer->generation, what);
 	peer->broken = true;
 	sg_handover_pump(segue);
 }
@@ -358,7 +372,7 @@ static void take_ready(struct segue *segue, struct peer *peer, const struct sg_m
 {
 	if (!is_attempt(peer) || peer->ready) {
 		sg_queue_warning(segue, EPROTO, "generation %llu said ready twice; ignored",
-				 (unsigned long long)peer->generation);
+		                 (unsigned long long)peer->generation);
 		return;
 	}
 	if (!peer->greeted || message->count > segue->listeners_len) {
@@ -371,7 +385,7 @@ static void take_ready(struct segue *segue, struct peer *peer, const struct sg_m
 }
 
 void sg_downstream_message(struct peer *peer, struct sg_message *message, int *fds, size_t fds_len,
-			   int error)
+                           int error)
 {
 	struct segue *segue = peer->segue;
 
@@ -383,6 +397,12 @@ void sg_downstream_message(struct peer *peer, struct sg_message *message, int *f
 	}
 	switch (message->type) {
 	case SG_MESSAGE_HELLO:
+		if (peer->greeted && peer->committed) {
+			/* It serves again, after its own successor has failed. */
+			peer->declines = false;
+			sg_handover_pump(segue);
+			break;
+		}
 		if (peer->greeted) {
 			broke(peer, "a second greeting");
 			break;
@@ -414,6 +434,9 @@ void sg_downstream_message(struct peer *peer, struct sg_message *message, int *f
 		peer->receipt = true;
 		if (peer->final_sent && sg_manager_settled(segue))
 			sg_machine_post(segue, SG_EVENT_SETTLED);
+		break;
+	case SG_MESSAGE_DROPPED:
+		sg_listeners_drop_address(segue, message->text);
 		break;
 	case SG_MESSAGE_STOPS:
 		sg_machine_post(segue, SG_EVENT_SUCCESSOR_STOPS);
@@ -459,9 +482,11 @@ void sg_downstream_gone(struct peer *peer)
 	sg_handover_peer_dead(peer);
 	sg_peer_doom(peer);
 	if (successor_lives(segue)) {
+		/* Another one serves, or will and says hello then: it gets what this one did not.
+		 */
 		sg_handover_pump(segue);
-		if (segue->state == SG_STATE_DRAINED)
-			sg_machine_post(segue, SG_EVENT_SETTLED);
+		if (segue->state == SG_STATE_DRAINED && sg_peer_target(segue) != NULL)
+			sg_machine_settle(segue);
 		return;
 	}
 	sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);

@@ -87,14 +87,15 @@ struct peer {
 	uint64_t generation;
 	uint32_t record_min, record_max;
 	uint32_t predecessors; /* generations that drained towards it at its greeting */
-	int version;	       /* agreed, or -EPROTONOSUPPORT */
-	bool greeted;	       /* its HELLO has come */
-	bool committed;	       /* successor: it serves, or did: it may be given connections */
+	int version;           /* agreed, or -EPROTONOSUPPORT */
+	bool greeted;          /* its HELLO has come */
+	bool committed;        /* successor: it serves, or did: it may be given connections */
 	bool introduced;       /* not the direct predecessor or successor */
-	bool broken;	       /* said nonsense, or closed its channel and lives on */
-	bool ready;	       /* predecessor: has offered everything; successor: said READY */
+	bool broken;           /* said nonsense, or closed its channel and lives on */
+	bool ready;            /* predecessor: has offered everything; successor: said READY */
 	bool dead;
-	bool doomed; /* freed as soon as nobody is in the middle of it */
+	bool declines; /* successor: drains itself, and has not said that it serves again */
+	bool doomed;   /* freed as soon as nobody is in the middle of it */
 	/* successor: batches on their way */
 	struct batch *batches;
 	size_t batches_len;
@@ -122,7 +123,7 @@ struct attempt {
 	struct watch pidfd_watch, exec_watch;
 	struct peer *peer;
 	int64_t began_ms;
-	int error;		   /* a positive errno */
+	int error;                 /* a positive errno */
 	char reason[SG_ERROR_MAX]; /* why it failed; the first reason stands */
 };
 
@@ -146,7 +147,7 @@ struct segue {
 	size_t pending_len;
 	bool machine_runs;
 	bool stop_noted;
-	bool owner;	/* this generation has the service: pid file, paths, manager */
+	bool owner;     /* this generation has the service: pid file, paths, manager */
 	bool had_drain; /* SEGUE_EVENT_DRAIN with a successor has been said */
 	bool said_ready;
 	bool opened;
@@ -182,7 +183,7 @@ struct segue {
 int sg_fail(struct segue *segue, int error, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 int sg_watch_add(struct segue *segue, struct watch *watch, int fd, uint32_t events, void *owner,
-		 void (*ready)(struct segue *, struct watch *, uint32_t));
+                 void (*ready)(struct segue *, struct watch *, uint32_t));
 void sg_watch_change(struct segue *segue, struct watch *watch, uint32_t events);
 void sg_watch_remove(struct segue *segue, struct watch *watch);
 void sg_timer_arm(struct segue *segue);
@@ -199,6 +200,7 @@ void sg_queue_done(struct segue *segue);
 
 /* machine.c */
 void sg_machine_post(struct segue *segue, enum sg_event event);
+void sg_machine_settle(struct segue *segue);
 void sg_machine_timer(struct segue *segue, int64_t now_ms);
 bool sg_machine_refuses(struct segue *segue, char *text, size_t size);
 
@@ -207,7 +209,7 @@ struct peer *sg_peer_new_take(struct segue *segue, enum peer_role role, int chan
 void sg_peer_doom(struct peer *peer);
 void sg_peer_sweep(struct segue *segue);
 int sg_peer_send(struct peer *peer, const struct sg_message *message, const int *fds,
-		 size_t fds_len);
+                 size_t fds_len);
 int sg_peer_send_type(struct peer *peer, enum sg_message_type type);
 int sg_peer_send_hello(struct peer *peer);
 struct peer *sg_peer_direct(struct segue *segue, enum peer_role role);
@@ -221,7 +223,7 @@ void sg_peer_done_all(struct segue *segue);
 /* upstream.c: what predecessors say */
 int sg_upstream_join(struct segue *segue, int channel_fd);
 void sg_upstream_message(struct peer *peer, struct sg_message *message, int *fds, size_t fds_len,
-			 int error);
+                         int error);
 void sg_upstream_gone(struct peer *peer);
 void sg_upstream_release(struct peer *peer);
 int sg_upstream_wait(struct segue *segue, bool (*done)(struct segue *), int64_t timeout_ms);
@@ -230,10 +232,11 @@ int sg_upstream_wait(struct segue *segue, bool (*done)(struct segue *), int64_t 
 void sg_downstream_check(struct segue *segue);
 void sg_downstream_spawn(struct segue *segue);
 void sg_downstream_abandon(struct segue *segue);
+void sg_downstream_cancel(struct segue *segue);
 void sg_downstream_report(struct segue *segue);
 void sg_downstream_commit(struct segue *segue);
 void sg_downstream_message(struct peer *peer, struct sg_message *message, int *fds, size_t fds_len,
-			   int error);
+                           int error);
 void sg_downstream_gone(struct peer *peer);
 void sg_downstream_failed(struct segue *segue, int error, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
@@ -262,6 +265,7 @@ void sg_listeners_offer(struct segue *segue, struct peer *peer);
 void sg_listeners_wanted(struct segue *segue, struct sg_message *ready);
 void sg_listeners_mark(struct segue *segue, const struct sg_message *ready);
 void sg_listeners_drop(struct segue *segue);
+void sg_listeners_drop_address(struct segue *segue, const char *address);
 void sg_listeners_close_unwanted(struct segue *segue);
 void sg_listeners_rebind(struct segue *segue);
 void sg_listeners_done(struct segue *segue, bool unlink_paths);
@@ -273,7 +277,7 @@ void sg_signals_deliver(struct segue *segue);
 void sg_signals_restore(struct segue *segue);
 
 /* manager.c: service manager and pid file */
-int sg_manager_open(struct segue *segue, bool successor);
+int sg_manager_open(struct segue *segue);
 void sg_manager_close(struct segue *segue);
 const char *sg_manager_forbids(void);
 void sg_manager_serving(struct segue *segue);

@@ -65,10 +65,10 @@ static struct handed_list *waiting(struct segue *segue)
 static void verdict(struct segue *segue, struct handed *handed, bool taken, const char *reason)
 {
 	struct segue_event event = { .type = taken ? SEGUE_EVENT_TAKEN : SEGUE_EVENT_KEPT,
-				     .fd = handed->fd,
-				     .cookie = handed->cookie,
-				     .reason = taken ? NULL : reason,
-				     .generation = segue->generation };
+		                     .fd = handed->fd,
+		                     .cookie = handed->cookie,
+		                     .reason = taken ? NULL : reason,
+		                     .generation = segue->generation };
 
 	sg_queue_event(segue, &event);
 	free(handed);
@@ -83,7 +83,7 @@ static void verdicts(struct segue *segue, struct handed_list *list, bool taken, 
 }
 
 int segue_handover(struct segue *segue, int fd, const void *bytes, size_t bytes_len,
-		   const void *record, size_t record_len, void *cookie)
+                   const void *record, size_t record_len, void *cookie)
 {
 	struct peer *target;
 	struct handed *handed;
@@ -92,14 +92,14 @@ int segue_handover(struct segue *segue, int fd, const void *bytes, size_t bytes_
 		return sg_fail(segue, -ENOTCONN, "there is no successor to hand over to");
 	if (bytes_len > SEGUE_CONNECTION_MAX || record_len > SEGUE_CONNECTION_MAX - bytes_len)
 		return sg_fail(segue, -EMSGSIZE, "a connection carries more than %d bytes",
-			       SEGUE_CONNECTION_MAX);
+		               SEGUE_CONNECTION_MAX);
 	target = sg_peer_target(segue);
 	if (target != NULL && (segue->options.record_version < target->record_min ||
-			       segue->options.record_version > target->record_max))
+	                       segue->options.record_version > target->record_max))
 		return sg_fail(segue, -EPROTONOSUPPORT,
-			       "generation %llu cannot read connection records of version %u",
-			       (unsigned long long)target->generation,
-			       segue->options.record_version);
+		               "generation %llu cannot read connection records of version %u",
+		               (unsigned long long)target->generation,
+		               segue->options.record_version);
 	handed = malloc(sizeof(*handed) + bytes_len + record_len);
 	if (handed == NULL)
 		return sg_fail(segue, -ENOMEM, "no memory to hand a connection over");
@@ -122,17 +122,17 @@ int segue_handover(struct segue *segue, int fd, const void *bytes, size_t bytes_
 
 /* Moves connections from the waiting list into a batch and its message. */
 static void fill(struct segue *segue, struct batch *batch, struct sg_message *message, int *fds,
-		 uint8_t *items)
+                 uint8_t *items)
 {
 	struct handed *handed;
 
 	while (message->count < SG_WIRE_FDS_MAX && (handed = waiting(segue)->first) != NULL) {
 		struct sg_wire_connection connection = { .bytes = handed->data,
-							 .bytes_len = handed->bytes_len,
-							 .record = handed->data + handed->bytes_len,
-							 .record_len = handed->record_len };
+			                                 .bytes_len = handed->bytes_len,
+			                                 .record = handed->data + handed->bytes_len,
+			                                 .record_len = handed->record_len };
 		ssize_t len = sg_wire_add_connection(items, message->items_len,
-						     SG_WIRE_BODY_MAX - 64, &connection);
+		                                     SG_WIRE_BODY_MAX - 64, &connection);
 
 		if (len < 0)
 			break;
@@ -159,9 +159,9 @@ static int send_batch(struct segue *segue, struct peer *target)
 {
 	static uint8_t items[SG_WIRE_BODY_MAX];
 	struct sg_message message = { .type = SG_MESSAGE_CONNECTIONS,
-				      .serial = ++segue->next_serial,
-				      .record_version = segue->options.record_version,
-				      .items = items };
+		                      .serial = ++segue->next_serial,
+		                      .record_version = segue->options.record_version,
+		                      .items = items };
 	struct batch *batch = calloc(1, sizeof(*batch)), **last = &target->batches;
 	int fds[SG_WIRE_FDS_MAX];
 	int r;
@@ -198,6 +198,10 @@ void sg_handover_pump(struct segue *segue)
 
 	if (waiting(segue)->count == 0)
 		return;
+	if (segue->state != SG_STATE_DRAINING) {
+		verdicts(segue, &segue->waiting, false, "the drain has ended");
+		return;
+	}
 	if (target == NULL) {
 		if (hopeless(segue))
 			verdicts(segue, &segue->waiting, false, "no channel to the successor");
@@ -206,7 +210,7 @@ void sg_handover_pump(struct segue *segue)
 	if (segue->options.record_version < target->record_min ||
 	    segue->options.record_version > target->record_max) {
 		verdicts(segue, &segue->waiting, false,
-			 "the successor cannot read records of this version");
+		         "the successor cannot read records of this version");
 		return;
 	}
 	while (segue->waiting.count > 0 && target->batches_len < WINDOW &&
@@ -234,6 +238,14 @@ void sg_handover_answer(struct peer *peer, uint32_t serial, bool taken, int erro
 		return;
 	*at = batch->next;
 	peer->batches_len--;
+	if (!taken && error == EAGAIN) {
+		/* It drains itself: its successor, or its own word that it serves again, will come.
+		 */
+		peer->declines = true;
+		put_back(peer->segue, batch);
+		sg_handover_pump(peer->segue);
+		return;
+	}
 	verdicts(peer->segue, &batch->entries, taken, error != 0 ? strerror(error) : "declined");
 	free(batch);
 	sg_handover_pump(peer->segue);

@@ -52,7 +52,7 @@ int sg_listeners_from_manager(struct segue *segue)
 
 	if (listenfds != NULL)
 		r = sg_listenfds_parse(listenfds, getenv("LISTEN_PID"), getenv("LISTEN_FDS"),
-				       getenv("LISTEN_FDNAMES"), getpid(), reason, sizeof(reason));
+		                       getenv("LISTEN_FDNAMES"), getpid(), reason, sizeof(reason));
 	for (size_t i = 0; i < sizeof(variables) / sizeof(variables[0]); i++)
 		unsetenv(variables[i]);
 	for (size_t i = 0; r == 0 && i < listenfds->count; i++) {
@@ -114,7 +114,7 @@ static bool same_place(const struct listener *listener, const struct sg_address 
 
 /* The inherited socket for a name and address: by both, else by the address (it was renamed). */
 static struct listener *inherited(struct segue *segue, const char *name,
-				  const struct sg_address *address)
+                                  const struct sg_address *address)
 {
 	struct listener *renamed = NULL;
 
@@ -146,15 +146,15 @@ static int contradicts(struct segue *segue, const char *name, const struct sg_ad
 		r = sg_listener_verify(listener->fd, address, reason, sizeof(reason));
 		if (r < 0)
 			return sg_fail(segue, -EINVAL,
-				       "listener %s from the service manager: %s; mend the socket "
-				       "unit or the address",
-				       name, reason);
+			               "listener %s from the service manager: %s; mend the socket "
+			               "unit or the address",
+			               name, reason);
 	}
 	return 0;
 }
 
 static int check_overlap(struct segue *segue, const char *name, const struct sg_address *address,
-			 bool v6only)
+                         bool v6only)
 {
 	for (size_t i = 0; i < segue->listeners_len; i++) {
 		struct listener *other = &segue->listeners[i];
@@ -164,18 +164,18 @@ static int check_overlap(struct segue *segue, const char *name, const struct sg_
 		if (!sg_address_overlaps(&other->address, address, v6only))
 			continue;
 		return sg_fail(segue, -EADDRINUSE,
-			       other->wanted
-				       ? "listener %s (%s) overlaps listener %s (%s); one address "
-					 "can be served once"
-				       : "listener %s (%s) overlaps %s (%s), which the predecessor "
-					 "still holds; move to it by way of another port",
-			       name, address->text, other->name, other->address.text);
+		               other->wanted
+		                       ? "listener %s (%s) overlaps listener %s (%s); one address "
+		                         "can be served once"
+		                       : "listener %s (%s) overlaps %s (%s), which the predecessor "
+		                         "still holds; move to it by way of another port",
+		               name, address->text, other->name, other->address.text);
 	}
 	return 0;
 }
 
 static int bind_fresh(struct segue *segue, const char *name, const struct sg_address *address,
-		      const struct sg_bind_options *bind)
+                      const struct sg_bind_options *bind)
 {
 	char reason[SG_ERROR_MAX];
 	struct listener *listener;
@@ -205,7 +205,7 @@ static int bind_fresh(struct segue *segue, const char *name, const struct sg_add
 }
 
 static int listen_parsed(struct segue *segue, const char *name, const struct sg_address *address,
-			 const struct segue_listen_options *options)
+                         const struct segue_listen_options *options)
 {
 	static const struct segue_listen_options defaults;
 	struct sg_bind_options bind;
@@ -215,16 +215,16 @@ static int listen_parsed(struct segue *segue, const char *name, const struct sg_
 
 	options = options != NULL ? options : &defaults;
 	bind = (struct sg_bind_options){ .backlog = options->backlog,
-					 .v6only = options->v6only,
-					 .mode = options->mode,
-					 .owner = options->owner,
-					 .group = options->group,
-					 .reuseport = options->reuseport };
+		                         .v6only = options->v6only,
+		                         .mode = options->mode,
+		                         .owner = options->owner,
+		                         .group = options->group,
+		                         .reuseport = options->reuseport };
 	if (segue->said_ready)
 		return sg_fail(segue, -EBUSY, "listener %s: asked for after segue_ready()", name);
 	if (find(segue, name) != NULL)
 		return sg_fail(segue, -EALREADY,
-			       "listener %s was asked for twice; give each its own name", name);
+		               "listener %s was asked for twice; give each its own name", name);
 	listener = inherited(segue, name, address);
 	if (listener == NULL) {
 		r = contradicts(segue, name, address);
@@ -241,7 +241,7 @@ static int listen_parsed(struct segue *segue, const char *name, const struct sg_
 }
 
 int segue_listen(struct segue *segue, const char *name, const char *address,
-		 const struct segue_listen_options *options)
+                 const struct segue_listen_options *options)
 {
 	char reason[SG_ERROR_MAX];
 	struct sg_address parsed;
@@ -251,14 +251,14 @@ int segue_listen(struct segue *segue, const char *name, const char *address,
 		return sg_fail(segue, r, "%s", reason);
 	if (name != NULL && !sg_name_valid(name))
 		return sg_fail(segue, -EINVAL,
-			       "listener name '%.63s' is malformed; use 1 to 63 characters of "
-			       "a-z, 0-9, _ and -",
-			       name);
+		               "listener name '%.63s' is malformed; use 1 to 63 characters of "
+		               "a-z, 0-9, _ and -",
+		               name);
 	return listen_parsed(segue, name != NULL ? name : parsed.text, &parsed, options);
 }
 
 int segue_listen_spec(struct segue *segue, const char *spec,
-		      const struct segue_listen_options *options)
+                      const struct segue_listen_options *options)
 {
 	char name[SG_NAME_MAX + 1], reason[SG_ERROR_MAX];
 	struct sg_address address;
@@ -317,9 +317,9 @@ void sg_listeners_offer(struct segue *segue, struct peer *peer)
 	for (size_t i = 0; i < segue->listeners_len; i++) {
 		struct listener *listener = &segue->listeners[i];
 		struct sg_message message = { .type = SG_MESSAGE_LISTENER,
-					      .flags = listener->ours ? SG_LISTENER_OURS : 0,
-					      .dev = listener->file.dev,
-					      .ino = listener->file.ino };
+			                      .flags = listener->ours ? SG_LISTENER_OURS : 0,
+			                      .dev = listener->file.dev,
+			                      .ino = listener->file.ino };
 
 		listener->offered = -1;
 		listener->dropped = false;
@@ -350,26 +350,54 @@ void sg_listeners_mark(struct segue *segue, const struct sg_message *ready)
 
 		listener->dropped =
 			listener->offered >= 0 && ((uint32_t)listener->offered >= ready->count ||
-						   !ready->wanted[listener->offered]);
+		                                   !ready->wanted[listener->offered]);
 	}
 }
 
-/* At the commit: the application empties what nobody wants any more. */
+static void say_dropped(struct segue *segue, struct listener *listener)
+{
+	struct queued *queued = sg_queued_new(SEGUE_EVENT_LISTENER_DROPPED, NULL);
+
+	if (queued == NULL)
+		return;
+	queued->memory = strdup(listener->name);
+	queued->event.name = queued->memory != NULL ? queued->memory : "";
+	queued->event.fd = listener->fd;
+	sg_queue_push(segue, queued);
+}
+
+/*
+ * At the commit: the application empties what nobody wants any more. Older generations hold
+ * the socket as well, and as long as one of them does the kernel goes on queueing clients.
+ */
 void sg_listeners_drop(struct segue *segue)
 {
+	struct sg_message message = { .type = SG_MESSAGE_DROPPED };
+
 	for (size_t i = 0; i < segue->listeners_len; i++) {
 		struct listener *listener = &segue->listeners[i];
-		struct queued *queued;
 
 		if (!listener->dropped || listener->fd < 0)
 			continue;
-		queued = sg_queued_new(SEGUE_EVENT_LISTENER_DROPPED, NULL);
-		if (queued == NULL)
-			continue;
-		queued->memory = strdup(listener->name);
-		queued->event.name = queued->memory != NULL ? queued->memory : "";
-		queued->event.fd = listener->fd;
-		sg_queue_push(segue, queued);
+		say_dropped(segue, listener);
+		snprintf(message.text, sizeof(message.text), "%s", listener->address.text);
+		for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
+			if (peer->role == PEER_PREDECESSOR)
+				(void)sg_peer_send(peer, &message, NULL, 0);
+	}
+}
+
+/* A younger generation says that the service has no such listener any more. */
+void sg_listeners_drop_address(struct segue *segue, const char *address)
+{
+	for (size_t i = 0; i < segue->listeners_len; i++) {
+		struct listener *listener = &segue->listeners[i];
+
+		if (listener->fd >= 0 && listener->wanted && !listener->dropped &&
+		    strcmp(listener->address.text, address) == 0) {
+			listener->dropped = true;
+			say_dropped(segue, listener);
+		}
 	}
 }
 
@@ -393,10 +421,10 @@ void sg_listeners_rebind(struct segue *segue)
 		if (listener->fd >= 0 || !listener->wanted)
 			continue;
 		fd = sg_listener_bind(&listener->address, &listener->bind, &listener->file, reason,
-				      sizeof(reason));
+		                      sizeof(reason));
 		if (fd < 0)
 			sg_queue_warning(segue, fd, "listener %s could not be bound again: %s",
-					 listener->name, reason);
+			                 listener->name, reason);
 		else
 			listener->fd = fd;
 	}
@@ -412,9 +440,9 @@ int sg_listeners_check_claimed(struct segue *segue)
 			continue;
 		(void)sg_listener_text(listener->fd, text, sizeof(text));
 		return sg_fail(segue, -EINVAL,
-			       "the service manager passed socket %s (%s), which no listener asks "
-			       "for; its clients would hang: mend the socket unit or the addresses",
-			       listener->name, text);
+		               "the service manager passed socket %s (%s), which no listener asks "
+		               "for; its clients would hang: mend the socket unit or the addresses",
+		               listener->name, text);
 	}
 	return 0;
 }

@@ -12,7 +12,7 @@
 #include <string.h>
 
 #define ABANDON_MS 10000
-#define CUT_MS	   5000
+#define CUT_MS     5000
 #define SETTLE_MS  10000
 #define MARGIN_MS  5000
 
@@ -22,7 +22,7 @@ static int64_t limit_of(struct segue *segue, enum sg_state state)
 
 	if (strcmp(limit, "start") == 0)
 		return state == SG_STATE_UPGRADING ? segue->options.start_timeout_ms
-						   : segue->start_ms;
+		                                   : segue->start_ms;
 	if (strcmp(limit, "probation") == 0)
 		return state == SG_STATE_STANDBY ? segue->options.probation_ms : segue->start_ms;
 	if (strcmp(limit, "check") == 0)
@@ -44,12 +44,12 @@ static void enter(struct segue *segue, enum sg_event event, enum sg_state next)
 	/* A successor that stops as well does not give the drain a second deadline. */
 	bool goes_on = event == SG_EVENT_SUCCESSOR_STOPS && segue->state == SG_STATE_DRAINING;
 	struct segue_event change = { .type = SEGUE_EVENT_STATE,
-				      .from = (enum segue_state)segue->state,
-				      .to = (enum segue_state)next,
-				      .generation = segue->generation,
-				      .reason = sg_event_text(event),
-				      .took_ms = now - segue->state_since_ms,
-				      .fd = -1 };
+		                      .from = (enum segue_state)segue->state,
+		                      .to = (enum segue_state)next,
+		                      .generation = segue->generation,
+		                      .reason = sg_event_text(event),
+		                      .took_ms = now - segue->state_since_ms,
+		                      .fd = -1 };
 
 	segue->state = next;
 	segue->state_since_ms = now;
@@ -72,10 +72,10 @@ static int64_t left_ms(const struct segue *segue)
 static void say_drain(struct segue *segue, bool successor)
 {
 	struct segue_event drain = { .type = SEGUE_EVENT_DRAIN,
-				     .generation = segue->generation,
-				     .successor = successor,
-				     .deadline_ms = left_ms(segue),
-				     .fd = -1 };
+		                     .generation = segue->generation,
+		                     .successor = successor,
+		                     .deadline_ms = left_ms(segue),
+		                     .fd = -1 };
 
 	segue->had_drain = successor;
 	sg_queue_event(segue, &drain);
@@ -119,23 +119,26 @@ static void serve(struct segue *segue)
 static void resume(struct segue *segue)
 {
 	struct segue_event ended = { .type = SEGUE_EVENT_UPGRADE_ENDED,
-				     .outcome = SEGUE_TAKEN_BACK,
-				     .generation = segue->attempt.generation,
-				     .error = EOWNERDEAD,
-				     .fd = -1 };
+		                     .outcome = SEGUE_TAKEN_BACK,
+		                     .generation = segue->attempt.generation,
+		                     .error = EOWNERDEAD,
+		                     .fd = -1 };
 
 	segue->owner = true;
 	segue->stop_noted = false;
 	segue->had_drain = false;
 	snprintf(segue->scratch, sizeof(segue->scratch),
-		 "generation %llu ended after its commit; generation %llu serves again",
-		 (unsigned long long)segue->attempt.generation,
-		 (unsigned long long)segue->generation);
+	         "generation %llu ended after its commit; generation %llu serves again",
+	         (unsigned long long)segue->attempt.generation,
+	         (unsigned long long)segue->generation);
 	ended.reason = segue->scratch;
 	ended.took_ms = sg_now_ms() - segue->attempt.began_ms;
 	sg_handover_end(segue, "the successor is gone");
 	sg_manager_resumed(segue);
 	sg_listeners_rebind(segue);
+	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
+		if (peer->role == PEER_PREDECESSOR)
+			(void)sg_peer_send_hello(peer);
 	sg_queue_event(segue, &ended);
 	sg_queue_simple(segue, SEGUE_EVENT_RESUME);
 }
@@ -152,8 +155,7 @@ static void stop(struct segue *segue)
 {
 	sg_manager_stopping(segue);
 	tell_predecessors(segue, segue->state == SG_STATE_ENDING);
-	if (segue->attempt.running)
-		sg_downstream_abandon(segue);
+	sg_downstream_cancel(segue);
 	if (segue->state == SG_STATE_ENDING)
 		sg_queue_simple(segue, SEGUE_EVENT_CUT);
 	else
@@ -168,11 +170,11 @@ static void follow(struct segue *segue)
 		say_drain(segue, false);
 }
 
-static void settle(struct segue *segue)
+/* The final state goes to whoever serves now; again, where that one died before its receipt. */
+void sg_machine_settle(struct segue *segue)
 {
 	struct peer *target = sg_peer_target(segue);
 
-	sg_handover_end(segue, "the drain has ended");
 	if (target == NULL || sg_state_send_final(target) < 0) {
 		sg_machine_post(segue, SG_EVENT_SETTLED);
 		return;
@@ -183,8 +185,8 @@ static void settle(struct segue *segue)
 static void leave(struct segue *segue)
 {
 	struct segue_event gone = { .type = SEGUE_EVENT_GONE,
-				    .generation = segue->generation,
-				    .fd = -1 };
+		                    .generation = segue->generation,
+		                    .fd = -1 };
 
 	sg_queue_event(segue, &gone);
 }
@@ -192,15 +194,15 @@ static void leave(struct segue *segue)
 static void give_up(struct segue *segue, enum sg_event event)
 {
 	struct segue_event gone = { .type = SEGUE_EVENT_GONE,
-				    .generation = segue->generation,
-				    .error = event == SG_EVENT_DEADLINE ? ETIMEDOUT : EPROTO,
-				    .fd = -1 };
+		                    .generation = segue->generation,
+		                    .error = event == SG_EVENT_DEADLINE ? ETIMEDOUT : EPROTO,
+		                    .fd = -1 };
 	struct sg_message failed = { .type = SG_MESSAGE_FAILED };
 	struct peer *peer = sg_peer_direct(segue, PEER_PREDECESSOR);
 
 	gone.reason = event == SG_EVENT_DEADLINE
-			      ? "the predecessor did not hand the service over in time"
-			      : "the predecessor sent a message that makes no sense";
+	                      ? "the predecessor did not hand the service over in time"
+	                      : "the predecessor sent a message that makes no sense";
 	if (peer != NULL) {
 		failed.error = (uint32_t)gone.error;
 		snprintf(failed.text, sizeof(failed.text), "%s", gone.reason);
@@ -224,10 +226,10 @@ static void refuse(struct segue *segue)
 {
 	char text[SG_ERROR_MAX];
 	struct segue_event refused = { .type = SEGUE_EVENT_UPGRADE_ENDED,
-				       .outcome = SEGUE_REFUSED,
-				       .generation = segue->generation + 1,
-				       .error = EBUSY,
-				       .fd = -1 };
+		                       .outcome = SEGUE_REFUSED,
+		                       .generation = segue->generation + 1,
+		                       .error = EBUSY,
+		                       .fd = -1 };
 
 	if (!sg_machine_refuses(segue, text, sizeof(text)))
 		return;
@@ -261,8 +263,8 @@ static void act(struct segue *segue, enum sg_action action, enum sg_event event)
 					? "the preflight check did not end within %lld ms"
 					: "it was not ready within %lld ms (see --start-timeout)",
 				(long long)(segue->attempt.checking
-						    ? segue->options.check_timeout_ms
-						    : segue->options.start_timeout_ms));
+			                            ? segue->options.check_timeout_ms
+			                            : segue->options.start_timeout_ms));
 		sg_downstream_abandon(segue);
 		break;
 	case SG_ACTION_REPORT:
@@ -284,7 +286,8 @@ static void act(struct segue *segue, enum sg_action action, enum sg_event event)
 		cut(segue);
 		break;
 	case SG_ACTION_SETTLE:
-		settle(segue);
+		sg_handover_end(segue, "the drain has ended");
+		sg_machine_settle(segue);
 		break;
 	case SG_ACTION_STOP:
 		stop(segue);
@@ -329,7 +332,7 @@ void sg_machine_post(struct segue *segue, enum sg_event event)
 		event = segue->pending[0];
 		segue->pending_len--;
 		memmove(segue->pending, segue->pending + 1,
-			segue->pending_len * sizeof(segue->pending[0]));
+		        segue->pending_len * sizeof(segue->pending[0]));
 		step(segue, event);
 	}
 	segue->machine_runs = false;
@@ -374,25 +377,25 @@ bool sg_machine_refuses(struct segue *segue, char *text, size_t size)
 	case SG_STATE_UPGRADING:
 	case SG_STATE_ABANDONING:
 		snprintf(text, size, "generation %llu %s%s; ask again then", next,
-			 state_phrase(segue->state), wait);
+		         state_phrase(segue->state), wait);
 		break;
 	case SG_STATE_STANDBY:
 		snprintf(text, size, "generation %llu is on probation%s; ask it then", next, wait);
 		break;
 	case SG_STATE_PROBATION:
 		snprintf(text, size, "generation %llu is on probation%s; ask again then", own,
-			 wait);
+		         wait);
 		break;
 	case SG_STATE_DRAINING:
 	case SG_STATE_CUTTING:
 	case SG_STATE_DRAINED:
 		snprintf(text, size,
-			 "generation %llu is draining%s; generation %llu serves, ask it", own, wait,
-			 next);
+		         "generation %llu is draining%s; generation %llu serves, ask it", own, wait,
+		         next);
 		break;
 	default:
 		snprintf(text, size, "generation %llu is %s%s", own, sg_state_text(segue->state),
-			 wait);
+		         wait);
 	}
 	return true;
 }

@@ -18,7 +18,7 @@
 #include <unistd.h>
 
 #define EXTEND_EVERY_MS 5000
-#define EXTEND_BY_US	"20000000"
+#define EXTEND_BY_US    "20000000"
 
 static void tell(struct segue *segue, const char *text)
 {
@@ -28,22 +28,22 @@ static void tell(struct segue *segue, const char *text)
 		sg_queue_warning(segue, r, "the service manager does not listen: %s", strerror(-r));
 }
 
-int sg_manager_open(struct segue *segue, bool successor)
+int sg_manager_open(struct segue *segue)
 {
 	pid_t holder = 0;
-	int r = sg_notify_open(&segue->notify, successor);
+	int r = sg_notify_open(&segue->notify);
 
 	if (r < 0)
 		return sg_fail(segue, r, "NOTIFY_SOCKET='%.100s' cannot be reached: %s",
-			       getenv("NOTIFY_SOCKET"), strerror(-r));
+		               getenv("NOTIFY_SOCKET"), strerror(-r));
 	if (segue->pid_file_path == NULL || segue->pidfile_held)
 		return 0;
 	r = sg_pidfile_claim(&segue->pidfile, segue->pid_file_path, &holder);
 	if (r == -EEXIST)
 		return sg_fail(segue, r,
-			       "pid file %s is held by a service that runs (pid %ld); stop it or "
-			       "choose another pid file",
-			       segue->pid_file_path, (long)holder);
+		               "pid file %s is held by a service that runs (pid %ld); stop it or "
+		               "choose another pid file",
+		               segue->pid_file_path, (long)holder);
 	if (r < 0)
 		return sg_fail(segue, r, "pid file %s: %s", segue->pid_file_path, strerror(-r));
 	segue->pidfile_held = true;
@@ -90,9 +90,9 @@ static void write_pid_file(struct segue *segue)
 	r = sg_pidfile_write(&segue->pidfile, getpid());
 	if (r < 0)
 		sg_queue_warning(segue, r,
-				 "pid file %s could not be written: %s; it names another pid than "
-				 "%ld now",
-				 segue->pid_file_path, strerror(-r), (long)getpid());
+		                 "pid file %s could not be written: %s; it names another pid than "
+		                 "%ld now",
+		                 segue->pid_file_path, strerror(-r), (long)getpid());
 }
 
 static void watchdog_begin(struct segue *segue)
@@ -120,7 +120,7 @@ void sg_manager_serving(struct segue *segue)
 
 	write_pid_file(segue);
 	snprintf(text, sizeof(text), "READY=1\nSTATUS=Generation %llu serves\nMAINPID=%ld",
-		 (unsigned long long)segue->generation, (long)getpid());
+	         (unsigned long long)segue->generation, (long)getpid());
 	tell(segue, text);
 	watchdog_begin(segue);
 }
@@ -130,8 +130,8 @@ void sg_manager_reloading(struct segue *segue)
 	char text[160];
 
 	snprintf(text, sizeof(text),
-		 "RELOADING=1\nMONOTONIC_USEC=%lld\nSTATUS=Generation %llu starts",
-		 (long long)sg_now_us(), (unsigned long long)segue->attempt.generation);
+	         "RELOADING=1\nMONOTONIC_USEC=%lld\nSTATUS=Generation %llu starts",
+	         (long long)sg_now_us(), (unsigned long long)segue->attempt.generation);
 	tell(segue, text);
 	extend_begin(segue);
 }
@@ -142,7 +142,7 @@ void sg_manager_upgrade_failed(struct segue *segue, const char *reason)
 
 	segue->extend_due_ms = -1;
 	snprintf(text, sizeof(text), "READY=1\nSTATUS=Upgrade to generation %llu failed: %s",
-		 (unsigned long long)segue->attempt.generation, reason);
+	         (unsigned long long)segue->attempt.generation, reason);
 	tell(segue, text);
 }
 
@@ -166,11 +166,11 @@ void sg_manager_committed(struct segue *segue, pid_t pid, uint64_t generation)
 	if (segue->notify.fd < 0)
 		return;
 	snprintf(text, sizeof(text), "MAINPID=%ld\nREADY=1\nSTATUS=Generation %llu serves",
-		 (long)pid, (unsigned long long)generation);
+	         (long)pid, (unsigned long long)generation);
 	tell(segue, text);
 	segue->barrier_fd = sg_notify_barrier(&segue->notify);
 	if (segue->barrier_fd < 0 || sg_watch_add(segue, &segue->barrier_watch, segue->barrier_fd,
-						  EPOLLIN, segue, barrier_ready) < 0)
+	                                          EPOLLIN, segue, barrier_ready) < 0)
 		segue->barrier_fd = sg_fd_close(segue->barrier_fd);
 }
 

@@ -19,7 +19,7 @@ static void watch_pidfd(struct peer *peer)
 {
 	if (peer->pidfd >= 0)
 		(void)sg_watch_add(peer->segue, &peer->pidfd_watch, peer->pidfd, EPOLLIN, peer,
-				   pidfd_ready);
+		                   pidfd_ready);
 }
 
 struct peer *sg_peer_new_take(struct segue *segue, enum peer_role role, int channel_fd, int pidfd)
@@ -108,7 +108,7 @@ static void update_events(struct peer *peer)
 }
 
 int sg_peer_send(struct peer *peer, const struct sg_message *message, const int *fds,
-		 size_t fds_len)
+                 size_t fds_len)
 {
 	int r = sg_channel_send(&peer->channel, message, fds, fds_len);
 
@@ -127,18 +127,18 @@ int sg_peer_send_hello(struct peer *peer)
 {
 	struct segue *segue = peer->segue;
 	struct sg_message hello = { .type = SG_MESSAGE_HELLO,
-				    .version_min = SG_WIRE_VERSION_MIN,
-				    .version_max = SG_WIRE_VERSION_MAX,
-				    .generation = segue->generation,
-				    .pid = (uint32_t)getpid(),
-				    .record_min = segue->options.record_version_min,
-				    .record_max = segue->options.record_version_max,
-				    .predecessors =
-					    (uint32_t)sg_peer_count(segue, PEER_PREDECESSOR),
-				    .start_ms =
-					    segue->options.start_timeout_ms < 0
-						    ? 0
-						    : (uint32_t)segue->options.start_timeout_ms };
+		                    .version_min = SG_WIRE_VERSION_MIN,
+		                    .version_max = SG_WIRE_VERSION_MAX,
+		                    .generation = segue->generation,
+		                    .pid = (uint32_t)getpid(),
+		                    .record_min = segue->options.record_version_min,
+		                    .record_max = segue->options.record_version_max,
+		                    .predecessors =
+		                            (uint32_t)sg_peer_count(segue, PEER_PREDECESSOR),
+		                    .start_ms =
+		                            segue->options.start_timeout_ms < 0
+		                                    ? 0
+		                                    : (uint32_t)segue->options.start_timeout_ms };
 
 	return sg_peer_send(peer, &hello, &segue->self_pidfd, 1);
 }
@@ -183,7 +183,7 @@ struct peer *sg_peer_target(struct segue *segue)
 
 	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
 		if (peer->role == PEER_SUCCESSOR && peer->committed && !peer->broken &&
-		    !peer->dead && !peer->doomed)
+		    !peer->declines && !peer->dead && !peer->doomed)
 			target = peer;
 	return target;
 }
@@ -235,7 +235,7 @@ void sg_peer_read(struct peer *peer)
 		}
 		if (r < 0 && r != -EPROTO && r != -EMFILE) {
 			sg_queue_warning(peer->segue, r, "the channel to generation %llu failed",
-					 (unsigned long long)peer->generation);
+			                 (unsigned long long)peer->generation);
 			sg_peer_drop_channel(peer);
 			return;
 		}

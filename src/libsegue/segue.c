@@ -25,7 +25,7 @@
 
 #define SAME_NUMBER(name, text, limit)                            \
 	_Static_assert((int)SEGUE_##name == (int)SG_STATE_##name, \
-		       "segue.h and the table number the states alike");
+	               "segue.h and the table number the states alike");
 SG_STATES(SAME_NUMBER)
 _Static_assert(SEGUE_LISTENERS_MAX == SG_WIRE_LISTENERS, "READY names every listener");
 _Static_assert(SEGUE_CONNECTION_MAX + 256 < SG_WIRE_BODY_MAX, "a connection fits in a message");
@@ -44,7 +44,7 @@ int sg_fail(struct segue *segue, int error, const char *format, ...)
 }
 
 int sg_watch_add(struct segue *segue, struct watch *watch, int fd, uint32_t events, void *owner,
-		 void (*ready)(struct segue *, struct watch *, uint32_t))
+                 void (*ready)(struct segue *, struct watch *, uint32_t))
 {
 	struct epoll_event event = { .events = events, .data.ptr = watch };
 
@@ -151,12 +151,12 @@ int segue_dispatch(struct segue *segue, struct segue_event *ret_event)
 void segue_options_init(struct segue_options *options)
 {
 	*options = (struct segue_options){ .size = sizeof(*options),
-					   .upgrade_signal = SIGUSR2,
-					   .stop_signals = { SIGTERM, SIGINT },
-					   .now_signal = SEGUE_NO_SIGNAL,
-					   .start_timeout_ms = 30000,
-					   .drain_timeout_ms = 30000,
-					   .check_timeout_ms = 10000 };
+		                           .upgrade_signal = SIGUSR2,
+		                           .stop_signals = { SIGTERM, SIGINT },
+		                           .now_signal = SEGUE_NO_SIGNAL,
+		                           .start_timeout_ms = 30000,
+		                           .drain_timeout_ms = 30000,
+		                           .check_timeout_ms = 10000 };
 }
 
 /* A program that was built against an older header has a shorter structure. */
@@ -170,7 +170,7 @@ static int copy_options(struct segue *segue, const struct segue_options *options
 	size = options->size;
 	if (size < offsetof(struct segue_options, start_timeout_ms) || size > 65536)
 		return sg_fail(segue, -EINVAL,
-			       "the options were not set up by segue_options_init()");
+		               "the options were not set up by segue_options_init()");
 	memcpy(&segue->options, options,
 	       size < sizeof(segue->options) ? size : sizeof(segue->options));
 	if (segue->options.probation_ms < 0 || segue->options.probation_ms > 86400000)
@@ -214,10 +214,10 @@ static int probe_kernel(struct segue *segue)
 	segue->self_pidfd = sg_pidfd_open(getpid());
 	if (segue->self_pidfd < 0)
 		return sg_fail(segue, -ENOSYS, "Segue needs Linux 5.14 or newer: pidfd_open: %s",
-			       strerror(-segue->self_pidfd));
+		               strerror(-segue->self_pidfd));
 	if (syscall(SYS_close_range, ~0U, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
 		return sg_fail(segue, -ENOSYS, "Segue needs Linux 5.14 or newer: close_range: %s",
-			       strerror(errno));
+		               strerror(errno));
 	return 0;
 }
 
@@ -234,7 +234,7 @@ static int open_descriptors(struct segue *segue)
 	r = sg_watch_add(segue, &segue->wake_watch, segue->wake_fd, EPOLLIN, segue, wake_ready);
 	if (r == 0)
 		r = sg_watch_add(segue, &segue->timer_watch, segue->timer_fd, EPOLLIN, segue,
-				 timer_ready);
+		                 timer_ready);
 	return r < 0 ? sg_fail(segue, r, "epoll: %s", strerror(-r)) : 0;
 }
 
@@ -255,8 +255,8 @@ static int take_channel(struct segue *segue)
 	if (fd < 0 || getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 ||
 	    type != SOCK_SEQPACKET) {
 		(void)sg_fail(segue, -EPROTO,
-			      CHANNEL_VARIABLE
-			      " names no channel; it is set by a predecessor only");
+		              CHANNEL_VARIABLE
+		              " names no channel; it is set by a predecessor only");
 		return -EPROTO;
 	}
 	(void)sg_fd_set_cloexec(fd, 1);
@@ -289,7 +289,7 @@ static int open_steps(struct segue *segue, const struct segue_options *options)
 	if (channel >= 0)
 		r = sg_upstream_join(segue, channel);
 	if (r == 0)
-		r = sg_manager_open(segue, channel >= 0);
+		r = sg_manager_open(segue);
 	if (r == 0 && sg_signals_install(segue) < 0)
 		r = sg_fail(segue, -EINVAL, "a signal of the options cannot be caught");
 	return r;
@@ -340,7 +340,7 @@ void segue_close(struct segue *segue)
 		return;
 	/* Without a successor, at the final stop or because nothing ever came to serve. */
 	last = segue->owner && (segue->state == SG_STATE_GONE || !segue->opened ||
-				segue->state == SG_STATE_STARTING);
+	                        segue->state == SG_STATE_STARTING);
 	sg_signals_restore(segue);
 	sg_handover_done(segue);
 	sg_downstream_done(segue);
@@ -384,8 +384,8 @@ int segue_ready(struct segue *segue)
 		return r;
 	segue->said_ready = true;
 	sg_machine_post(segue, sg_peer_direct(segue, PEER_PREDECESSOR) != NULL
-				       ? SG_EVENT_READY
-				       : SG_EVENT_READY_ALONE);
+	                               ? SG_EVENT_READY
+	                               : SG_EVENT_READY_ALONE);
 	return 0;
 }
 
@@ -402,13 +402,13 @@ int segue_upgrade(struct segue *segue)
 		return sg_fail(segue, -EBUSY, "upgrade refused: %s", reason);
 	if (sg_peer_count(segue, PEER_PREDECESSOR) >= SEGUE_PREDECESSORS_MAX)
 		return sg_fail(segue, -EBUSY,
-			       "upgrade refused: %d older generations still drain (see "
-			       "--drain-timeout); generation %llu serves",
-			       SEGUE_PREDECESSORS_MAX, (unsigned long long)segue->generation);
+		               "upgrade refused: %d older generations still drain (see "
+		               "--drain-timeout); generation %llu serves",
+		               SEGUE_PREDECESSORS_MAX, (unsigned long long)segue->generation);
 	if (segue->options.may_upgrade != NULL &&
 	    segue->options.may_upgrade(segue->options.ctx, reason, sizeof(reason)) != 0)
 		return sg_fail(segue, -ECANCELED, "upgrade refused by the program: %s",
-			       reason[0] != '\0' ? reason : "no reason given");
+		               reason[0] != '\0' ? reason : "no reason given");
 	sg_machine_post(segue, SG_EVENT_UPGRADE);
 	return 0;
 }

@@ -82,11 +82,11 @@ void sg_signals_deliver(struct segue *segue)
 		(void)segue_stop(segue, false);
 	if (take(options->upgrade_signal) > 0 && segue_upgrade(segue) < 0) {
 		struct segue_event refused = { .type = SEGUE_EVENT_UPGRADE_ENDED,
-					       .outcome = SEGUE_REFUSED,
-					       .generation = segue->generation + 1,
-					       .error = EBUSY,
-					       .reason = segue->error,
-					       .fd = -1 };
+			                       .outcome = SEGUE_REFUSED,
+			                       .generation = segue->generation + 1,
+			                       .error = EBUSY,
+			                       .reason = segue->error,
+			                       .fd = -1 };
 
 		sg_queue_event(segue, &refused);
 	}

@@ -120,7 +120,7 @@ void sg_state_send_snapshot(struct peer *peer)
 		return;
 	blobs_free(&segue->saving);
 	sg_downstream_failed(segue, r, "the state could not be saved: %s",
-			     r < 0 ? strerror(-r) : "save_state() refused");
+	                     r < 0 ? strerror(-r) : "save_state() refused");
 	sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
 }
 
@@ -144,8 +144,8 @@ void sg_state_take_blob(struct peer *peer, const struct sg_message *message, int
 	    blobs_count(peer->arriving) >= SEGUE_BLOBS_MAX ||
 	    blob_find(peer->arriving, message->name) != NULL) {
 		sg_queue_warning(segue, EPROTO,
-				 "blob '%.63s' was not taken: malformed or too large",
-				 message->name);
+		                 "blob '%.63s' was not taken: malformed or too large",
+		                 message->name);
 		sg_fd_close(fd);
 		return;
 	}

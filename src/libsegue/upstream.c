@@ -16,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define JOIN_MS	  10000
+#define JOIN_MS   10000
 #define MARGIN_MS 5000
 
 static void close_fds(const int *fds, size_t fds_len)
@@ -45,7 +45,7 @@ static void take_introduction(struct segue *segue, const struct sg_message *mess
 
 	if (peer == NULL) {
 		sg_queue_warning(segue, ENOMEM, "generation %llu could not be introduced",
-				 (unsigned long long)message->generation);
+		                 (unsigned long long)message->generation);
 		return;
 	}
 	peer->introduced = true;
@@ -57,7 +57,7 @@ static void take_introduction(struct segue *segue, const struct sg_message *mess
 }
 
 static void push_connection(struct peer *peer, const struct sg_message *message,
-			    const struct sg_wire_connection *connection, int fd)
+                            const struct sg_wire_connection *connection, int fd)
 {
 	size_t len = connection->bytes_len + connection->record_len;
 	struct queued *queued = sg_queued_new(SEGUE_EVENT_CONNECTION, NULL);
@@ -104,14 +104,21 @@ void sg_upstream_release(struct peer *peer)
 static void decline(struct peer *peer, uint32_t serial, int error)
 {
 	struct sg_message declined = { .type = SG_MESSAGE_DECLINED,
-				       .serial = serial,
-				       .error = (uint32_t)error };
+		                       .serial = serial,
+		                       .error = (uint32_t)error };
 
 	(void)sg_peer_send(peer, &declined, NULL, 0);
 }
 
+/* Has the application already said, or been told, that nothing is left here? */
+static bool leaves(struct segue *segue)
+{
+	return segue->state == SG_STATE_CUTTING || segue->state == SG_STATE_DRAINED ||
+	       segue->state == SG_STATE_ENDING || segue->state == SG_STATE_GONE;
+}
+
 static void take_connections(struct peer *peer, struct sg_message *message, int *fds,
-			     size_t fds_len)
+                             size_t fds_len)
 {
 	struct segue *segue = peer->segue;
 	struct sg_message taken = { .type = SG_MESSAGE_TAKEN, .serial = message->serial };
@@ -119,10 +126,14 @@ static void take_connections(struct peer *peer, struct sg_message *message, int 
 	int r;
 
 	if (message->record_version < segue->options.record_version_min ||
-	    message->record_version > segue->options.record_version_max ||
-	    segue->state == SG_STATE_GONE) {
+	    message->record_version > segue->options.record_version_max) {
 		close_fds(fds, fds_len);
 		decline(peer, (uint32_t)message->serial, EPROTONOSUPPORT);
+		return;
+	}
+	if (leaves(segue)) {
+		close_fds(fds, fds_len);
+		decline(peer, (uint32_t)message->serial, EAGAIN);
 		return;
 	}
 	r = sg_peer_send(peer, &taken, NULL, 0);
@@ -142,8 +153,8 @@ static void take_final(struct peer *peer)
 {
 	struct segue *segue = peer->segue;
 	struct segue_event final = { .type = SEGUE_EVENT_FINAL_STATE,
-				     .generation = peer->generation,
-				     .fd = -1 };
+		                     .generation = peer->generation,
+		                     .fd = -1 };
 
 	sg_state_complete(peer);
 	(void)sg_peer_send_type(peer, SG_MESSAGE_RECEIPT);
@@ -162,7 +173,7 @@ static bool take_handshake(struct peer *peer, struct sg_message *message, int *f
 		r = sg_listeners_adopt_take(segue, message, fds[0]);
 		if (r < 0)
 			sg_queue_warning(segue, r, "listener %s could not be taken over",
-					 message->name);
+			                 message->name);
 		return true;
 	case SG_MESSAGE_PID_FILE:
 		if (segue->pid_file_path == NULL || segue->pidfile_held ||
@@ -193,22 +204,22 @@ static bool take_greeting(struct peer *peer, struct sg_message *message, int *fd
 	segue->start_ms =
 		message->start_ms > 0 ? (int64_t)message->start_ms + MARGIN_MS : SEGUE_FOREVER;
 	snprintf(segue->scratch, sizeof(segue->scratch),
-		 "no common protocol version: generation %llu speaks %u to %u, this program %u to "
-		 "%u",
-		 (unsigned long long)message->generation, message->version_min,
-		 message->version_max, SG_WIRE_VERSION_MIN, SG_WIRE_VERSION_MAX);
+	         "no common protocol version: generation %llu speaks %u to %u, this program %u to "
+	         "%u",
+	         (unsigned long long)message->generation, message->version_min,
+	         message->version_max, SG_WIRE_VERSION_MIN, SG_WIRE_VERSION_MAX);
 	return true;
 }
 
 void sg_upstream_message(struct peer *peer, struct sg_message *message, int *fds, size_t fds_len,
-			 int error)
+                         int error)
 {
 	struct segue *segue = peer->segue;
 
 	if (error == -EMFILE && message->type == SG_MESSAGE_CONNECTIONS) {
 		decline(peer, (uint32_t)message->serial, EMFILE);
 		sg_queue_warning(segue, EMFILE,
-				 "a batch of connections was declined; raise RLIMIT_NOFILE");
+		                 "a batch of connections was declined; raise RLIMIT_NOFILE");
 		return;
 	}
 	if (error < 0) {
@@ -319,7 +330,7 @@ static int join_fails(struct segue *segue, int error)
 		break;
 	case -EPIPE:
 		(void)sg_fail(segue, error,
-			      "the predecessor ended before it had handed over its listeners");
+		              "the predecessor ended before it had handed over its listeners");
 		break;
 	default:
 		(void)sg_fail(segue, -EPROTO, "the predecessor sent a message that makes no sense");
@@ -355,7 +366,7 @@ int sg_upstream_join(struct segue *segue, int channel_fd)
 	r = sg_upstream_wait(segue, offered, JOIN_MS);
 	if (r == -EPIPE && others == 0) {
 		sg_queue_warning(segue, EOWNERDEAD,
-				 "the predecessor died during the handover; serving alone");
+		                 "the predecessor died during the handover; serving alone");
 		return 0;
 	}
 	if (r < 0)
