@@ -6,6 +6,7 @@ wakes whoever waits. The pipe's end is the proof that no process holds its writi
 
 import json
 import os
+import re
 import threading
 
 from harness.deadline import Expired, until
@@ -99,16 +100,16 @@ class Log:
                         + "\n".join(self.lines[-20:])
                     )
 
-    def wait_for_line(self, text, deadline=None):
-        """The first line that contains a text."""
+    def wait_for_line(self, pattern, deadline=None):
+        """The first line in which a regular expression is found."""
         deadline = until(deadline)
         with self._changed:
             while True:
                 for line in self.lines:
-                    if text in line:
+                    if re.search(pattern, line):
                         return line
                 if self.ended or deadline.left() == 0:
-                    raise Expired(f"no line with '{text}' in the log:\n" + "\n".join(self.lines))
+                    raise Expired(f"no line with '{pattern}' in the log:\n" + "\n".join(self.lines))
                 self._changed.wait(deadline.left())
 
     def wait_end(self, deadline=None):
