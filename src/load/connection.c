@@ -17,11 +17,11 @@
 #include <unistd.h>
 
 #define CONNECT_AGAIN_NS   (5 * NS_PER_MS)
-#define SLOW_TICK_NS	   (NS_PER_S / PLAN_SLOW_TICKS)
+#define SLOW_TICK_NS       (NS_PER_S / PLAN_SLOW_TICKS)
 #define SLOW_RECEIVE_BYTES 4096
 
 void connection_init(struct connection *connection, struct client *client, const struct plan *plan,
-		     uint32_t index, struct flight *flights)
+                     uint32_t index, struct flight *flights)
 {
 	*connection = (struct connection){
 		.client = client,
@@ -77,7 +77,7 @@ static void pop_flight(struct connection *connection)
 }
 
 static void lose_first(struct connection *connection, enum outcome outcome, int error,
-		       const char *why)
+                       const char *why)
 {
 	struct tally *tally = &connection->client->tally;
 	struct loss loss = {
@@ -99,7 +99,7 @@ static void lose_first(struct connection *connection, enum outcome outcome, int 
 
 /* All requests in flight end: the first, whose answer was due next, and those behind it. */
 static void lose_all(struct connection *connection, enum outcome first, enum outcome behind,
-		     int error, const char *why)
+                     int error, const char *why)
 {
 	if (connection->in_flight)
 		lose_first(connection, first, error, why);
@@ -170,7 +170,7 @@ static void count_value(struct connection *connection, uint64_t now_ns)
 		return;
 	}
 	connection->value = tally_value(tally, response->counted, response->counted_size,
-					connection->value, now_ns);
+	                                connection->value, now_ns);
 	if (!connection->value)
 		return;
 	number = strtoull(tally->values[connection->value - 1].text, &end, 10);
@@ -216,7 +216,7 @@ static void take_answer(struct connection *connection)
 
 	/* An answer that came before its request was sent leaves a stream of no use. */
 	bool must_close = announced || connection->held || connection->out_left > 0 ||
-			  connection->plan->closes;
+	                  connection->plan->closes;
 
 	count_answer(connection);
 	response_next(&connection->response);
@@ -274,7 +274,7 @@ static void take_end(struct connection *connection, int error)
 	}
 	if (r == 0)
 		lose_all(connection, outcome_of_closing(connection), outcome_of_closing(connection),
-			 error, NULL);
+		         error, NULL);
 	else
 		lose_all(connection, OUTCOME_TRUNCATED, OUTCOME_USED_CLOSED, error, NULL);
 }
@@ -336,7 +336,7 @@ static void send_more(struct connection *connection)
 
 	while (connection->out_left) {
 		ssize_t sent = send(connection->fd, plan->bytes + connection->out_offset,
-				    connection->out_left, MSG_NOSIGNAL);
+		                    connection->out_left, MSG_NOSIGNAL);
 
 		if (sent >= 0) {
 			connection->out_left -= (size_t)sent;
@@ -357,12 +357,12 @@ static int watch(struct connection *connection)
 {
 	struct epoll_event event = {
 		.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
-		.data.u64 = (uint64_t)connection->index << 32 | connection->serial,
+		.data.u64 = connection->index,
 	};
 
 	return epoll_ctl(connection->client->epoll_fd, EPOLL_CTL_ADD, connection->fd, &event) < 0
-		       ? -errno
-		       : 0;
+	               ? -errno
+	               : 0;
 }
 
 static void become_open(struct connection *connection)
@@ -400,7 +400,6 @@ static void open_socket(struct connection *connection, uint64_t now_ns)
 	int receive_bytes = connection->plan->read_bytes ? SLOW_RECEIVE_BYTES : 0;
 	int r;
 
-	connection->serial++;
 	connection->answered = 0;
 	connection->out_offset = 0;
 	connection->value = 0;
@@ -413,7 +412,7 @@ static void open_socket(struct connection *connection, uint64_t now_ns)
 }
 
 static void add_flights(struct connection *connection, unsigned int count, uint64_t due_ns,
-			uint64_t now_ns)
+                        uint64_t now_ns)
 {
 	struct tally *tally = &connection->client->tally;
 
@@ -493,7 +492,7 @@ void connection_expire(struct connection *connection, uint64_t now_ns)
 	if (connection->tick_ns && connection->tick_ns <= now_ns) {
 		if (connection->state == CONNECTION_CONNECTING)
 			take_connect(connection, target_connect_again(&connection->client->target,
-								      connection->fd));
+			                                              connection->fd));
 		else
 			receive_slowly(connection);
 	}
@@ -517,5 +516,5 @@ void connection_arm(struct connection *connection)
 	uint64_t due_ns = earlier(connection->limit_ns, connection->tick_ns);
 
 	timers_set(&connection->client->timers, &connection->timer,
-		   earlier(due_ns, connection->wake_ns));
+	           earlier(due_ns, connection->wake_ns));
 }

@@ -24,7 +24,7 @@ struct client {
 	struct tally tally;
 	struct timers timers;
 	size_t connecting; /* connections in that state */
-	char *buffer;	   /* for reading */
+	char *buffer;      /* for reading */
 	size_t buffer_size;
 };
 
@@ -42,8 +42,7 @@ struct flight {
 struct connection {
 	struct client *client;
 	const struct plan *plan;
-	uint32_t index;	 /* which one, */
-	uint32_t serial; /* and its how manieth socket: together they name an event's source */
+	uint32_t index; /* names the source of an event */
 	int fd;
 	enum connection_state state;
 	bool held;     /* only half of the head is sent, connection_release() sends the rest */
@@ -54,7 +53,7 @@ struct connection {
 	struct flight *flights; /* a ring of plan->depth */
 	size_t out_left, out_offset;
 	uint64_t answered; /* on this socket */
-	uint64_t ended;	   /* requests with an outcome, over all sockets */
+	uint64_t ended;    /* requests with an outcome, over all sockets */
 	uint64_t limit_ns; /* when what is awaited counts as a timeout; 0: nothing is */
 	uint64_t tick_ns;  /* the next slow read, or try to connect; 0: none */
 	uint64_t wake_ns;  /* when load.c wants to be called; 0: never */
@@ -66,7 +65,7 @@ struct connection {
 };
 
 void connection_init(struct connection *connection, struct client *client, const struct plan *plan,
-		     uint32_t index, struct flight *flights);
+                     uint32_t index, struct flight *flights);
 void connection_done(struct connection *connection);
 
 /**

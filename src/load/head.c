@@ -78,7 +78,7 @@ __attribute__((constructor)) static void fill_byte_class(void)
 	for (int byte = 0; byte < 256; byte++) {
 		bool letter = (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z');
 		bool token = letter || (byte >= '0' && byte <= '9') ||
-			     (byte && byte < 128 && strchr("!#$%&'*+-.^_`|~", byte));
+		             (byte && byte < 128 && strchr("!#$%&'*+-.^_`|~", byte));
 		bool value = byte == '\t' || (byte >= ' ' && byte != 0x7f);
 
 		byte_class[byte] = (unsigned char)((token ? 1 : 0) | (value ? 2 : 0));
@@ -154,7 +154,7 @@ static void take_connection(const char *value, size_t size, struct head *head)
 }
 
 static int take_field(const char *line, size_t name, size_t size, const char *count_name,
-		      struct head *head, const char **ret_why)
+                      struct head *head, const char **ret_why)
 {
 	const char *value = line + name + 1;
 	size_t value_size = size - name - 1;
@@ -190,7 +190,7 @@ static int check_framing(const struct head *head, const char **ret_why)
 }
 
 int head_parse(const char *data, size_t size, const char *count_name, struct head *ret_head,
-	       const char **ret_why)
+               const char **ret_why)
 {
 	const char *line = data, *end = data + size - 2;
 	struct head head = { 0 };
@@ -206,7 +206,7 @@ int head_parse(const char *data, size_t size, const char *count_name, struct hea
 			r = head_field_check(line, line_size, ret_why);
 			if (r >= 0)
 				r = take_field(line, (size_t)r, line_size, count_name, &head,
-					       ret_why);
+				               ret_why);
 		}
 		if (r < 0)
 			return r;

@@ -16,7 +16,7 @@
 struct head {
 	int status;
 	bool is_http10;
-	bool close;	 /* Connection: close */
+	bool close;      /* Connection: close */
 	bool keep_alive; /* Connection: keep-alive */
 	bool chunked;
 	bool has_length;
@@ -42,7 +42,7 @@ int head_end(const char *data, size_t size, size_t *scanned, const char **ret_wh
  * Returns: 0, or -EBADMSG and @ret_why
  */
 int head_parse(const char *data, size_t size, const char *count_name, struct head *ret_head,
-	       const char **ret_why);
+               const char **ret_why);
 
 /**
  * head_field_check - whether a line (without its CRLF) is a well-formed header field

@@ -57,7 +57,7 @@ static void init_connections(struct load *load)
 
 		for (uint64_t i = 0; i < load->options->connections[shape]; i++) {
 			connection_init(&load->connections[index], &load->client, plan, index,
-					flights);
+			                flights);
 			flights += plan->depth;
 			index++;
 		}
@@ -323,10 +323,12 @@ static void take_event(struct load *load, const struct epoll_event *event)
 		take_signal(load);
 		return;
 	}
-	connection = &load->connections[event->data.u64 >> 32];
-	/* The event may be older than a socket that was opened since. */
-	if (connection->serial != (uint32_t)event->data.u64)
-		return;
+	/*
+	 * A socket has at most one event in a batch, and only its own event makes a connection
+	 * open another: so this one is about the socket that the connection has now, or it is
+	 * closed and does not mind.
+	 */
+	connection = &load->connections[event->data.u64];
 	connection_event(connection, event->events);
 	look_after(load, connection);
 }
@@ -436,7 +438,7 @@ static int wait_until(int epoll_fd, struct epoll_event *events, uint64_t until_n
 	int count;
 
 	count = epoll_pwait2(epoll_fd, events, MAX_EVENTS, until_ns == UINT64_MAX ? NULL : &left,
-			     NULL);
+	                     NULL);
 	if (count < 0)
 		return errno == EINTR ? 0 : -errno;
 	return count;

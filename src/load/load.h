@@ -17,7 +17,7 @@ struct load {
 	struct connection *connections;
 	struct flight *flights;
 	size_t count, begun; /* connections, and how many of them have been told to start */
-	size_t settled;	     /* connections that have had the end of their first request */
+	size_t settled;      /* connections that have had the end of their first request */
 	int signal_fd;
 	bool stopping, interrupted;
 	uint64_t start_ns, stop_ns, end_ns;

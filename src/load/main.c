@@ -36,9 +36,9 @@ static int raise_limit(const struct options *options)
 	if (limit.rlim_cur >= needed)
 		return 0;
 	snprintf(message, sizeof(message),
-		 "%" PRIu64 " connections need %" PRIu64
-		 " descriptors, but the hard limit is %" PRIu64 " (see ulimit -Hn, LimitNOFILE=)",
-		 options_total(options), needed, (uint64_t)limit.rlim_max);
+	         "%" PRIu64 " connections need %" PRIu64
+	         " descriptors, but the hard limit is %" PRIu64 " (see ulimit -Hn, LimitNOFILE=)",
+	         options_total(options), needed, (uint64_t)limit.rlim_max);
 	report_error(options, outcome_infos[OUTCOME_OWN_LIMIT].key, message);
 	return -1;
 }
@@ -59,7 +59,7 @@ static int exit_status(const struct load *load)
 {
 	if (tally_sum(&load->client.tally, OUTCOME_OWN_LIMIT)) {
 		fprintf(stderr, "segue-load: this machine ran out of descriptors, local ports or "
-				"memory: the count of losses is not the server's\n");
+		                "memory: the count of losses is not the server's\n");
 		return EXIT_CANNOT_RUN;
 	}
 	return report_losses(load) > load->options->max_lost ? EXIT_LOST : EXIT_NOTHING_LOST;

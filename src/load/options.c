@@ -23,7 +23,7 @@ struct option_info {
 	const char *argument; /* NULL for a flag */
 	const char *help;
 	enum option_type type;
-	size_t place;	   /* in struct options */
+	size_t place;      /* in struct options */
 	uint64_t min, max; /* of a number */
 	/* What may follow a number and a colon: a second value. */
 	bool has_more;
@@ -41,8 +41,8 @@ struct option_info {
 #define NUMBER(member, least, most) \
 	.type = OPTION_NUMBER, .place = AT(member), .min = least, .max = most
 #define DURATION(member) .type = OPTION_DURATION, .place = AT(member)
-#define TEXT(member)	 .type = OPTION_TEXT, .place = AT(member)
-#define FLAG(member)	 .type = OPTION_FLAG, .place = AT(member)
+#define TEXT(member)     .type = OPTION_TEXT, .place = AT(member)
+#define FLAG(member)     .type = OPTION_FLAG, .place = AT(member)
 
 /* An entry with help alone is a heading. */
 static const struct option_info option_infos[] = {
@@ -93,7 +93,7 @@ static const struct option_info option_infos[] = {
 #define OPTION_INFOS (sizeof(option_infos) / sizeof(option_infos[0]))
 
 __attribute__((format(printf, 2, 3))) static int refuse(struct options_error *error,
-							const char *format, ...)
+                                                        const char *format, ...)
 {
 	va_list arguments;
 
@@ -126,7 +126,7 @@ static int parse_duration(const char *text, uint64_t *ret_ns)
 		const char *unit;
 		uint64_t ns;
 	} units[] = {
-		{ "us", NS_PER_US },	{ "ms", NS_PER_MS },	  { "s", NS_PER_S },
+		{ "us", NS_PER_US },    { "ms", NS_PER_MS },      { "s", NS_PER_S },
 		{ "m", 60 * NS_PER_S }, { "h", 3600 * NS_PER_S },
 	};
 	const char *unit;
@@ -154,16 +154,16 @@ static void *place_of(struct options *options, size_t place)
 }
 
 static int set_duration(const struct option_info *info, const char *text, uint64_t *place,
-			struct options_error *error)
+                        struct options_error *error)
 {
 	if (parse_duration(text, place) < 0)
 		return refuse(error, "--%s: '%s' is no duration; write 500ms, 30s, 2m", info->name,
-			      text);
+		              text);
 	return 0;
 }
 
 static int set_more(const struct option_info *info, const char *text, struct options *options,
-		    struct options_error *error)
+                    struct options_error *error)
 {
 	uint64_t *place = place_of(options, info->more_place);
 	const char *end;
@@ -173,13 +173,13 @@ static int set_more(const struct option_info *info, const char *text, struct opt
 		return set_duration(info, text, place, error);
 	if (parse_number(text, &end, &value) < 0 || *end || value < 1 || value > info->more_max)
 		return refuse(error, "--%s: '%s' is not a number from 1 to %llu", info->name, text,
-			      (unsigned long long)info->more_max);
+		              (unsigned long long)info->more_max);
 	*place = value;
 	return 0;
 }
 
 static int set_number(const struct option_info *info, const char *text, struct options *options,
-		      struct options_error *error)
+                      struct options_error *error)
 {
 	uint64_t *place = place_of(options, info->place);
 	const char *end;
@@ -187,10 +187,10 @@ static int set_number(const struct option_info *info, const char *text, struct o
 
 	if (parse_number(text, &end, &value) < 0 || (*end && !(info->has_more && *end == ':')))
 		return refuse(error, "--%s: '%s' is not of the form %s", info->name, text,
-			      info->argument);
+		              info->argument);
 	if (value < info->min || value > info->max)
 		return refuse(error, "--%s: %s is not between %llu and %llu", info->name, text,
-			      (unsigned long long)info->min, (unsigned long long)info->max);
+		              (unsigned long long)info->min, (unsigned long long)info->max);
 	*place = value;
 	return *end ? set_more(info, end + 1, options, error) : 0;
 }
@@ -219,7 +219,7 @@ static int add_header(const char *text, struct options *options, struct options_
 }
 
 static int set_option(const struct option_info *info, const char *text, struct options *options,
-		      struct options_error *error)
+                      struct options_error *error)
 {
 	switch (info->type) {
 	case OPTION_FLAG:
@@ -251,7 +251,7 @@ static const struct option_info *find_option(const char *name, size_t size)
 
 /* Takes the option at argv[*at], and its value, which may be the next argument. */
 static int take_option(int argc, char **argv, int *at, struct options *options,
-		       struct options_error *error)
+                       struct options_error *error)
 {
 	const char *name = argv[*at] + 2, *value = NULL;
 	size_t size = strcspn(name, "=");
@@ -384,7 +384,7 @@ static void print_option(FILE *out, const struct option_info *info)
 	char left[40];
 
 	snprintf(left, sizeof(left), "--%s%s%s", info->name, info->argument ? " " : "",
-		 info->argument ? info->argument : "");
+	         info->argument ? info->argument : "");
 	fprintf(out, "  %-24s", left);
 	for (;;) {
 		size_t size = strcspn(line, "\n");

@@ -14,10 +14,10 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#define OPTIONS_MAX_HEADERS	32
+#define OPTIONS_MAX_HEADERS     32
 #define OPTIONS_MAX_CONNECTIONS 1000000
-#define OPTIONS_MAX_DEPTH	1024
-#define OPTIONS_MAX_BODY	(16 << 20)
+#define OPTIONS_MAX_DEPTH       1024
+#define OPTIONS_MAX_BODY        (16 << 20)
 
 struct options {
 	const char *url_text;
@@ -26,7 +26,7 @@ struct options {
 	uint64_t depth;
 	uint64_t idle_think_ns, half_think_ns;
 	uint64_t slow_bytes; /* per second */
-	uint64_t rate;	     /* requests per second, 0: closed loop */
+	uint64_t rate;       /* requests per second, 0: closed loop */
 	uint64_t duration_ns, requests;
 	uint64_t timeout_ns, connect_timeout_ns, pause_ns, progress_ns;
 	uint64_t body_size, max_lost;

@@ -12,13 +12,13 @@
 struct plan {
 	enum shape shape;
 	unsigned int depth; /* requests that may be in flight on a connection */
-	bool closes;	    /* the request says Connection: close */
-	char *bytes;	    /* depth times the request */
+	bool closes;        /* the request says Connection: close */
+	char *bytes;        /* depth times the request */
 	size_t request_size;
 	size_t half_size;  /* a point within the head */
 	size_t read_bytes; /* that a slow reader takes at a time; 0: as much as there is */
 	uint64_t think_ns; /* between answer and next request; 0: none */
-	char *body;	   /* expected of an echo */
+	char *body;        /* expected of an echo */
 	struct response_rules rules;
 };
 

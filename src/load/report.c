@@ -129,7 +129,7 @@ static void put_latency(struct json *json, const struct histogram *latency)
 	json_decimal(json, "mean", us(histogram_mean(latency)));
 	for (size_t i = 0; i < PERCENTILES; i++)
 		json_decimal(json, percentiles[i].key,
-			     us(histogram_at(latency, percentiles[i].per_100k)));
+		             us(histogram_at(latency, percentiles[i].per_100k)));
 	json_decimal(json, "max", us(latency->max));
 	json_close(json, '}');
 }
@@ -321,11 +321,11 @@ static void report_text(const struct load *load, const struct histogram *latency
 	printf("\n");
 	for (size_t i = 0; i < OUTCOMES; i++)
 		print_row(outcome_infos[i].key, tally_sum(tally, (enum outcome)i),
-			  outcome_infos[i].meaning);
+		          outcome_infos[i].meaning);
 	for (size_t i = 0; i < CLOSES; i++)
 		print_row(close_infos[i].key, tally->closes[i], close_infos[i].meaning);
 	print_row("not_started", load_not_started(load),
-		  "requests were due and found no free connection");
+	          "requests were due and found no free connection");
 	printf("\nLatency in ms:");
 	for (size_t i = 0; i < PERCENTILES; i++)
 		printf("  %s %.3f", percentiles[i].key,

@@ -11,7 +11,7 @@
 #include <string.h>
 
 /* A line of chunk framing or a trailer, and all trailers of an answer together. */
-#define MAX_LINE_BYTES	1024
+#define MAX_LINE_BYTES  1024
 #define MAX_LINES_BYTES HEAD_MAX_BYTES
 
 static int refuse(struct response *response, const char *why)
@@ -104,7 +104,7 @@ static int take_head(struct response *response, const char *data, size_t size)
 	response->left = head.length;
 	response->state = body_state(response, &head);
 	response->close = head.close || (head.is_http10 && !head.keep_alive) ||
-			  response->state == RESPONSE_UNTIL_CLOSE;
+	                  response->state == RESPONSE_UNTIL_CLOSE;
 	note_counted(response, &head);
 	return 0;
 }

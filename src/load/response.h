@@ -13,15 +13,15 @@
 
 /* What is asked of every answer; shared by all connections of a shape. */
 struct response_rules {
-	bool is_head;		/* the request was a HEAD: no body follows */
+	bool is_head;           /* the request was a HEAD: no body follows */
 	const char *count_name; /* header whose value is wanted, or NULL */
-	const char *expected;	/* the body every 2xx must have, or NULL */
+	const char *expected;   /* the body every 2xx must have, or NULL */
 	size_t expected_size;
 };
 
 enum response_state {
 	RESPONSE_HEAD,
-	RESPONSE_BODY,	      /* of known length */
+	RESPONSE_BODY,        /* of known length */
 	RESPONSE_UNTIL_CLOSE, /* the end of the connection ends the body */
 	RESPONSE_CHUNK_SIZE,
 	RESPONSE_CHUNK_DATA,
@@ -40,7 +40,7 @@ struct response {
 	bool has_counted;
 	uint8_t counted_size;
 	char counted[64]; /* value of rules->count_name, cut to fit */
-	uint64_t left;	  /* of the body or the chunk */
+	uint64_t left;    /* of the body or the chunk */
 	uint64_t body_size;
 	const char *why; /* after -EBADMSG: what is malformed */
 

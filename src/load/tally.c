@@ -21,7 +21,7 @@ void tally_done(struct tally *tally)
 }
 
 void tally_outcome(struct tally *tally, enum shape shape, enum outcome outcome,
-		   const struct loss *loss)
+                   const struct loss *loss)
 {
 	tally->shapes[shape].outcomes[outcome]++;
 	tally->finished++;
@@ -51,7 +51,7 @@ static bool is_value(const struct value *value, const char *text, size_t size)
 }
 
 static uint32_t add_value(struct tally *tally, const char *text, size_t size, uint32_t *bucket,
-			  uint64_t now_ns)
+                          uint64_t now_ns)
 {
 	struct value *value;
 
@@ -85,7 +85,7 @@ static uint32_t find_value(struct tally *tally, const char *text, size_t size, u
 }
 
 uint32_t tally_value(struct tally *tally, const char *text, size_t size, uint32_t guess,
-		     uint64_t now_ns)
+                     uint64_t now_ns)
 {
 	uint32_t at = guess;
 

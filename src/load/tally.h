@@ -22,7 +22,7 @@ struct loss {
 	uint64_t at_ns;
 	enum shape shape;
 	enum outcome outcome;
-	int error;	 /* errno, 0 for an orderly end */
+	int error;       /* errno, 0 for an orderly end */
 	const char *why; /* what was malformed, or NULL */
 	uint64_t answered_before;
 	int status;
@@ -46,7 +46,7 @@ struct tally {
 	struct shape_tally shapes[SHAPES];
 	uint64_t started, finished; /* sums over the shapes */
 	uint64_t ok, lost;
-	uint64_t opened;	 /* connections */
+	uint64_t opened;         /* connections */
 	uint64_t closes[CLOSES]; /* connections that closed while idle */
 	uint64_t bytes_received;
 	uint64_t first_sent_ns, last_answer_ns;
@@ -65,11 +65,11 @@ void tally_done(struct tally *tally);
 
 /** tally_outcome - one request has ended; @loss is filled in where it was lost */
 void tally_outcome(struct tally *tally, enum shape shape, enum outcome outcome,
-		   const struct loss *loss);
+                   const struct loss *loss);
 
 /** tally_value - counts a header's value; returns 1 + its index, 0 for "other" */
 uint32_t tally_value(struct tally *tally, const char *text, size_t size, uint32_t guess,
-		     uint64_t now_ns);
+                     uint64_t now_ns);
 
 /** tally_sum - an outcome over all shapes */
 uint64_t tally_sum(const struct tally *tally, enum outcome outcome);

@@ -13,7 +13,7 @@
 struct timer {
 	uint64_t due_ns;  /* 0: not set */
 	uint64_t heap_ns; /* under which the heap knows it; never later than due_ns while set */
-	size_t slot;	  /* 1 + place in the heap, 0: not in it */
+	size_t slot;      /* 1 + place in the heap, 0: not in it */
 };
 
 struct timers {

@@ -32,7 +32,7 @@ static int take_path(const char *path, struct url *url, const char **ret_why)
 		return refuse(ret_why, "the path of the request must begin with '/'");
 	if (!path_is_clean(path))
 		return refuse(ret_why,
-			      "the path of the request holds a blank, '#' or a byte outside ASCII");
+		              "the path of the request holds a blank, '#' or a byte outside ASCII");
 	url->path = path;
 	return 0;
 }
@@ -127,7 +127,7 @@ static int take_socket(const char *text, size_t size, struct url *url, const cha
 
 			if (low < 0 || (high | low) == 0)
 				return refuse(ret_why,
-					      "'%' in the socket's path needs two hex digits");
+				              "'%' in the socket's path needs two hex digits");
 			byte = (char)(high << 4 | low);
 			i += 2;
 		}

@@ -412,17 +412,31 @@ def test_a_wrong_body_is_counted(run):
         assert done.code == 1 and done.outcomes == {"wrong_body": 1}
 
 
-def test_an_answer_before_the_whole_request_was_sent_counts_and_ends_the_connection(run):
+@pytest.mark.parametrize("end", ["close", "reset"])
+def test_an_answer_before_the_whole_request_was_sent_counts(run, end):
     def script(connection):
         while b"\r\n\r\n" not in connection.unread:
             connection.more()
         connection.send(answer(status=b"413 Too Large", headers=CLOSE))
+        getattr(connection, end)()
+
+    with Server(script) as server:
+        done = run(server, "--post", 1, "--body-size", 16 << 20, "--requests", 5)
+        assert server.accepted == 5
+    assert done.outcomes == {"status_4xx": 5}
+
+
+def test_a_connection_with_half_a_request_behind_an_answer_is_not_used_again(run):
+    def script(connection):
+        while b"\r\n\r\n" not in connection.unread:
+            connection.more()
+        connection.send(answer())
         connection.close()
 
     with Server(script) as server:
-        done = run(server, "--post", 1, "--body-size", 16 << 20, "--requests", 2)
-        assert server.accepted == 2
-    assert done.outcomes == {"status_4xx": 2}
+        done = run(server, "--post", 1, "--body-size", 16 << 20, "--requests", 3)
+        assert server.accepted == 3
+    assert done.code == 0 and done.outcomes == {"ok": 3} and done.closes == {}
 
 
 # Pipelining: who is lost with whom.
