@@ -99,7 +99,8 @@ static int send_now(int fd, const uint8_t *bytes, size_t len, const int *fds, si
 	return n < 0 ? -errno : 0;
 }
 
-/* Reasons which pass: the message waits. Too many descriptors in flight is one of them. */
+/* Reasons which pass: the message waits. Too many descriptors in flight is none of them, for
+ * the socket stays writable and a wait for it would spin. */
 static bool waits(int error)
 {
 	return error == -EAGAIN || error == -ENOBUFS || error == -ENOMEM;
@@ -139,6 +140,8 @@ int sg_channel_send(struct sg_channel *channel, const struct sg_message *message
 
 	if (channel->fd < 0)
 		return -EPIPE;
+	if (fds_len > SG_WIRE_FDS_MAX)
+		return -EMSGSIZE;
 	len = sg_wire_encode(buffer, message);
 	if (len < 0)
 		return (int)len;
@@ -211,6 +214,20 @@ static int lift_all(int *fds, size_t fds_len)
 	return r;
 }
 
+/*
+ * A peer that went with messages of ours unread leaves ECONNRESET, and the kernel reports it
+ * once, before what the peer had sent: only the end of the file is the end.
+ */
+static ssize_t receive_now(int fd, struct msghdr *msg)
+{
+	ssize_t n;
+
+	do {
+		n = recvmsg(fd, msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	} while (n < 0 && (errno == EINTR || errno == ECONNRESET));
+	return n < 0 ? -errno : n;
+}
+
 int sg_channel_receive(struct sg_channel *channel, uint8_t *buffer, struct sg_message *ret_message,
                        int *ret_fds, size_t *ret_fds_len)
 {
@@ -223,26 +240,24 @@ int sg_channel_receive(struct sg_channel *channel, uint8_t *buffer, struct sg_me
 		              .msg_iovlen = 1,
 		              .msg_control = &control,
 		              .msg_controllen = sizeof(control) };
-	int expected, r;
+	int expected, lifted, r;
 	ssize_t n;
 
 	*ret_fds_len = 0;
 	if (channel->fd < 0)
 		return -EPIPE;
-	do {
-		n = recvmsg(channel->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-	} while (n < 0 && errno == EINTR);
+	n = receive_now(channel->fd, &msg);
 	if (n < 0)
-		return errno == EAGAIN ? 0 : errno == ECONNRESET ? -EPIPE : -errno;
+		return n == -EAGAIN ? 0 : (int)n;
 	*ret_fds_len = collect_fds(&msg, ret_fds);
 	if (n == 0 && *ret_fds_len == 0)
 		return -EPIPE;
-	r = lift_all(ret_fds, *ret_fds_len);
-	if (r == 0 && (msg.msg_flags & MSG_TRUNC))
+	lifted = lift_all(ret_fds, *ret_fds_len);
+	/* Decoded in any case: who cannot take a batch has to say which. */
+	r = sg_wire_decode(ret_message, buffer, (size_t)n);
+	if (msg.msg_flags & MSG_TRUNC)
 		r = -EPROTO;
-	if (r == 0)
-		r = sg_wire_decode(ret_message, buffer, (size_t)n);
-	if (r == 0 && (msg.msg_flags & MSG_CTRUNC))
+	if (r == 0 && (lifted < 0 || (msg.msg_flags & MSG_CTRUNC)))
 		r = -EMFILE;
 	if (r == 0) {
 		expected = sg_wire_fds(ret_message->type);
