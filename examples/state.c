@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * state - a counter in memory that outlives the process that counts
+ *
+ *         $ curl -X POST localhost:8080/counter
+ *         1
+ *         $ kill -USR2 "$(cat state.pid)" && curl -X POST localhost:8080/counter
+ *         2
+ *
+ * The predecessor's count comes twice. The snapshot comes before this generation is ready, and
+ * is what it starts from. While it then serves, the predecessor still finishes requests, and
+ * counts; its final state says how far it came, and the difference is added.
+ */
+#include <inttypes.h>
+#include <segue/http.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+static _Atomic uint64_t counter;
+static uint64_t inherited; /* how much of the predecessor's count is in ours */
+
+static void answer(struct segue_http_request *req, uint64_t value)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%" PRIu64 "\n", value);
+	segue_http_reply(req, 200, "text/plain", text);
+}
+
+static void add(struct segue_http_request *req, void *ctx)
+{
+	answer(req, atomic_fetch_add(&counter, 1) + 1);
+}
+
+static void show(struct segue_http_request *req, void *ctx)
+{
+	answer(req, atomic_load(&counter));
+}
+
+static int save_state(struct segue_http_server *server, bool final, void *ctx)
+{
+	uint64_t value = atomic_load(&counter);
+
+	return segue_put_blob(segue_http_handle(server), "counter", &value, sizeof(value));
+}
+
+/* Take over what the predecessor counted since the last time. */
+static void catch_up(struct segue_http_server *server)
+{
+	const void *data;
+	size_t len;
+	uint64_t theirs;
+
+	if (segue_blob(segue_http_handle(server), "counter", &data, &len) < 0 ||
+	    len != sizeof(theirs))
+		return;
+	memcpy(&theirs, data, sizeof(theirs));
+	atomic_fetch_add(&counter, theirs - inherited);
+	inherited = theirs;
+}
+
+static int start(struct segue_http_server *server, void *ctx, char *reason, size_t reason_size)
+{
+	catch_up(server);
+	return 0;
+}
+
+static void final_state(struct segue_http_server *server, void *ctx)
+{
+	catch_up(server);
+}
+
+int main(int argc, char **argv)
+{
+	struct segue_http_server *server = segue_http_server_new();
+	struct segue_http_options options;
+
+	segue_http_options_init(&options);
+	options.start = start;
+	options.save_state = save_state;
+	options.final_state = final_state;
+	segue_http_configure(server, &options);
+	segue_http_route(server, "POST", "/counter", add, NULL);
+	segue_http_route(server, "GET", "/counter", show, NULL);
+	return segue_http_main(server, argc, argv);
+}

@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The events of a server, on standard error, one a line.
+ *
+ * A line leaves in one write, so that lines of two generations do not mix. Whatever a client or a
+ * file name may have put into a text is escaped.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "log.h"
+
+static void add_bytes(struct sgh_line *line, const char *bytes, size_t len)
+{
+	/* Room is left for what closes a line. */
+	size_t room = sizeof(line->data) - 8 - line->len;
+
+	if (line->len + 8 >= sizeof(line->data) || len > room)
+		return;
+	memcpy(line->data + line->len, bytes, len);
+	line->len += len;
+}
+
+void sgh_line_add(struct sgh_line *line, const char *text)
+{
+	add_bytes(line, text, strlen(text));
+}
+
+void sgh_line_number(struct sgh_line *line, int64_t number)
+{
+	char text[24];
+
+	snprintf(text, sizeof(text), "%" PRId64, number);
+	sgh_line_add(line, text);
+}
+
+void sgh_line_escaped(struct sgh_line *line, const char *text)
+{
+	for (; *text; text++) {
+		unsigned char c = *text;
+		char escape[8];
+
+		if (c >= ' ' && c != 0x7f) {
+			add_bytes(line, text, 1);
+			continue;
+		}
+		snprintf(escape, sizeof(escape), "\\x%02x", c);
+		sgh_line_add(line, escape);
+	}
+}
+
+/* Length of the UTF-8 character at @text, or 0. */
+static int utf8_length(const unsigned char *text)
+{
+	int len = text[0] < 0x80                      ? 1
+	          : text[0] >= 0xc2 && text[0] < 0xe0 ? 2
+	          : text[0] >= 0xe0 && text[0] < 0xf0 ? 3
+	          : text[0] >= 0xf0 && text[0] < 0xf5 ? 4
+	                                              : 0;
+
+	for (int i = 1; i < len; i++)
+		if ((text[i] & 0xc0) != 0x80)
+			return 0;
+	return len;
+}
+
+void sgh_line_json(struct sgh_line *line, const char *text)
+{
+	add_bytes(line, "\"", 1);
+	while (*text) {
+		unsigned char c = *text;
+		int len = utf8_length((const unsigned char *)text);
+		char escape[8];
+
+		if (c == '"' || c == '\\') {
+			escape[0] = '\\';
+			escape[1] = c;
+			add_bytes(line, escape, 2);
+		} else if (c < ' ' || c == 0x7f) {
+			snprintf(escape, sizeof(escape), "\\u%04x", c);
+			sgh_line_add(line, escape);
+		} else if (!len) {
+			sgh_line_add(line, "\\ufffd");
+		} else {
+			add_bytes(line, text, len);
+		}
+		text += len ? len : 1;
+	}
+	add_bytes(line, "\"", 1);
+}
+
+static void add_time(struct sgh_line *line, bool json)
+{
+	struct timespec now;
+	struct tm tm;
+	char text[64];
+	size_t n;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	if (json) {
+		gmtime_r(&now.tv_sec, &tm);
+		n = strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
+		snprintf(text + n, sizeof(text) - n, ".%03ldZ", now.tv_nsec / 1000000);
+	} else {
+		localtime_r(&now.tv_sec, &tm);
+		n = strftime(text, sizeof(text), "%H:%M:%S", &tm);
+		snprintf(text + n, sizeof(text) - n, ".%03ld", now.tv_nsec / 1000000);
+	}
+	sgh_line_add(line, text);
+}
+
+static void add_json(struct sgh_line *line, struct segue_http_server *server, const char *event,
+                     const struct sgh_log_field *fields)
+{
+	sgh_line_add(line, "{\"time\":\"");
+	add_time(line, true);
+	sgh_line_add(line, "\",\"generation\":");
+	sgh_line_number(line, (int64_t)segue_http_generation(server));
+	sgh_line_add(line, ",\"pid\":");
+	sgh_line_number(line, getpid());
+	sgh_line_add(line, ",\"event\":");
+	sgh_line_json(line, event);
+	for (; fields && fields->key; fields++) {
+		sgh_line_add(line, ",");
+		sgh_line_json(line, fields->key);
+		sgh_line_add(line, ":");
+		if (fields->text)
+			sgh_line_json(line, fields->text);
+		else
+			sgh_line_number(line, fields->number);
+	}
+	add_bytes(line, "}", 1);
+}
+
+static void add_text(struct sgh_line *line, struct segue_http_server *server, const char *text)
+{
+	add_time(line, false);
+	sgh_line_add(line, " generation ");
+	sgh_line_number(line, (int64_t)segue_http_generation(server));
+	sgh_line_add(line, " pid ");
+	sgh_line_number(line, getpid());
+	sgh_line_add(line, " ");
+	sgh_line_escaped(line, text);
+}
+
+void sgh_log(struct segue_http_server *server, const char *event,
+             const struct sgh_log_field *fields, const char *text, ...)
+{
+	struct sgh_line line;
+	char human[1024];
+	va_list args;
+	ssize_t n;
+
+	if (server->options.quiet)
+		return;
+	line.len = 0;
+	va_start(args, text);
+	vsnprintf(human, sizeof(human), text, args);
+	va_end(args);
+	if (server->options.log_format == SEGUE_HTTP_LOG_JSON)
+		add_json(&line, server, event, fields);
+	else
+		add_text(&line, server, human);
+	line.data[line.len++] = '\n';
+	do {
+		n = write(STDERR_FILENO, line.data, line.len);
+	} while (n < 0 && errno == EINTR);
+	/* A log that cannot be written must not stop the service. */
+}
+
+void sgh_log_remember(struct segue_http_server *server)
+{
+	char path[4096];
+	struct stat st;
+	ssize_t n;
+
+	if (fstat(STDERR_FILENO, &st) < 0 || !S_ISREG(st.st_mode))
+		return;
+	n = readlink("/proc/self/fd/2", path, sizeof(path) - 1);
+	if (n <= 0)
+		return;
+	path[n] = '\0';
+	free(server->log_path);
+	server->log_path = strdup(path);
+}
+
+void sgh_log_reopen(struct segue_http_server *server)
+{
+	int fd;
+
+	if (!server->log_path)
+		return;
+	fd = open(server->log_path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0644);
+	if (fd < 0) {
+		sgh_log(server, "warning", SGH_FIELDS(SGH_TEXT("reason", strerror(errno))),
+		        "the log cannot be opened again: %s: %s", server->log_path,
+		        strerror(errno));
+		return;
+	}
+	dup2(fd, STDERR_FILENO);
+	close(fd);
+}
