@@ -14,7 +14,7 @@ import threading
 
 import pytest
 
-from server import Server, answer
+from misbehaving import Server, answer
 
 LIMIT = 60  # seconds that one run may take
 

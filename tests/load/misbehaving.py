@@ -4,6 +4,7 @@ Each accepted connection is served by a thread of its own. A script reads reques
 sends whatever bytes it likes and ends the stream in order (close) or with a reset.
 """
 
+import select
 import socket
 import struct
 import threading
@@ -110,8 +111,6 @@ class Server:
                 self.open.discard(connection)
 
     def accept(self):
-        import select
-
         while True:
             readable, _, _ = select.select([self.listener, self.woken], [], [])
             if self.woken in readable:
