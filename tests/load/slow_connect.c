@@ -9,7 +9,7 @@
 #include <sys/socket.h>
 
 __attribute__((visibility("default"))) int connect(int fd, const struct sockaddr *address,
-						   socklen_t size)
+                                                   socklen_t size)
 {
 	int (*real)(int, const struct sockaddr *, socklen_t);
 	struct pollfd wait = { .fd = fd, .events = 0 };

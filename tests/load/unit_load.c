@@ -34,8 +34,8 @@ static const struct response_rules head_rules = { .is_head = true };
 
 struct answer {
 	const char *text;
-	int result;	  /* of response_feed() */
-	int end;	  /* of response_end() where the result is 0 */
+	int result;       /* of response_feed() */
+	int end;          /* of response_end() where the result is 0 */
 	const char *rest; /* what belongs to the next answer */
 };
 
@@ -53,7 +53,7 @@ static void check_answer(const struct answer *answer, const struct response_rule
 		r = feed(&response, answer->text, size, step, &used);
 		if (r != answer->result)
 			UNIT_FAIL("in steps of %zu: %d (%s) for %s", step, r,
-				  response.why ? response.why : "", answer->text);
+			          response.why ? response.why : "", answer->text);
 		if (r == 0)
 			CHECK_INT(response_end(&response), answer->end);
 		if (r > 0 && step == size)
@@ -356,7 +356,7 @@ UNIT_CASE(a_histogram_knows_its_percentiles_to_two_per_cent)
 
 		if (found < exact || found > exact + exact / 50 + 1000)
 			UNIT_FAIL("%llu for %llu", (unsigned long long)found,
-				  (unsigned long long)exact);
+			          (unsigned long long)exact);
 	}
 	CHECK_INT(histogram_at(&histogram, 100000), 100000000);
 	CHECK_INT(histogram.max, 100000000);
@@ -456,9 +456,9 @@ UNIT_CASE(options_are_read)
 	struct options options;
 
 	CHECK_INT(parse(&options, &error,
-			"--pipeline 4:16 --idle=10:1500ms --slow 2:99 --rate 50 --duration 2m "
-			"--header A:b --expect= --json http://h/"),
-		  0);
+	                "--pipeline 4:16 --idle=10:1500ms --slow 2:99 --rate 50 --duration 2m "
+	                "--header A:b --expect= --json http://h/"),
+	          0);
 	CHECK_INT(options.connections[SHAPE_PIPELINE], 4);
 	CHECK_INT(options.depth, 16);
 	CHECK_INT(options.connections[SHAPE_IDLE], 10);
@@ -528,12 +528,12 @@ UNIT_CASE(requests_are_formatted_once_and_repeated)
 	CHECK_INT(plan.request_size, sizeof(expected) - 1);
 	for (int i = 0; i < 3; i++)
 		CHECK(memcmp(plan.bytes + (size_t)i * plan.request_size, expected,
-			     plan.request_size) == 0);
+		             plan.request_size) == 0);
 	CHECK(plan.half_size > 0 && plan.half_size < plan.request_size);
 	plan_done(&plan);
 
 	CHECK_INT(parse(&options, &error, "--post 1 --body-size 3 --echo --header Host:x http://h"),
-		  0);
+	          0);
 	CHECK_INT(plan_init(&plan, SHAPE_POST, &options), 0);
 	CHECK_STRING(plan.bytes, "POST / HTTP/1.1\r\nHost:x\r\nContent-Length: 3\r\n\r\nabc");
 	CHECK_INT(plan.rules.expected_size, 3);
