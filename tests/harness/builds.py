@@ -19,11 +19,11 @@ WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"]
 
 
 class Build:
-    """One of tools/build's folders."""
+    """One of tools/build's folders, or the one that SEGUE_BUILD_PLAIN (SANITIZED, THREADS) names."""
 
     def __init__(self, name):
         self.name = name
-        self.folder = ROOT / FOLDERS[name]
+        self.folder = ROOT / os.environ.get(f"SEGUE_BUILD_{name.upper()}", FOLDERS[name])
 
     def __repr__(self):
         return f"<build {self.name}>"
@@ -50,6 +50,12 @@ class Build:
         """The executables of C unit tests: unit-* below tests/."""
         found = (self.folder / "tests").rglob("unit-*")
         return sorted(path for path in found if path.is_file() and os.access(path, os.X_OK))
+
+    def fuzz_programs(self):
+        """{target: program that replays files}."""
+        found = (self.folder / "tests").rglob("fuzz-*")
+        return {path.name[len("fuzz-") :]: path for path in sorted(found)
+                if path.is_file() and os.access(path, os.X_OK)}
 
     def compile(self, source, *, http=False, defines=(), standard="gnu17"):
         """Compiles C source (a text, or a path below the root) against this build's libsegue and

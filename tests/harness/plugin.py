@@ -192,7 +192,8 @@ def compile_c(build):
     return build.compile
 
 
-# C unit tests: each case of each unit-* program of a build is a case here.
+# C unit tests: each case of each unit-* program of a build is a case here, and so are the seeds of
+# each fuzz-* program.
 
 
 def pytest_collect_file(file_path, parent):
@@ -212,21 +213,27 @@ class UnitFile(pytest.File):
                 )
                 for case in listed.stdout.split():
                     yield UnitCase.from_parent(
-                        self, name=f"{program.name}::{case}[{name}]", program=program, case=case
+                        self, name=f"{program.name}::{case}[{name}]", command=[program, case]
                     )
+            for target, program in Build(name).fuzz_programs().items():
+                corpus = builds.ROOT / "tests/fuzz/corpus" / target
+                yield UnitCase.from_parent(
+                    self, name=f"{program.name}::corpus[{name}]", command=[program, corpus]
+                )
 
 
 class UnitCase(pytest.Item):
-    def __init__(self, *, program, case, **more):
+    """One case of a unit program, or the seeds of a fuzz target."""
+
+    def __init__(self, *, command, **more):
         super().__init__(**more)
-        self.program = program
-        self.case = case
+        self.command = command
 
     def runtest(self):
         guard = self.stash[GUARD] = Guard()
         try:
             done = subprocess.run(
-                [self.program, self.case],
+                self.command,
                 cwd=guard.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -241,7 +248,7 @@ class UnitCase(pytest.Item):
         if done.returncode == 77:
             pytest.skip(done.stdout.strip())
         if done.returncode != 0:
-            wrong.insert(0, f"{done.stdout}{self.program.name} exited with {done.returncode}")
+            wrong.insert(0, f"{done.stdout}{self.command[0].name} exited with {done.returncode}")
         if wrong:
             raise NotGivenBack(wrong)
 
