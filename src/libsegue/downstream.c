@@ -253,8 +253,9 @@ static void exec_ready(struct segue *segue, struct watch *watch, uint32_t events
 		return;
 	}
 	sg_downstream_failed(segue, r, "%s could not be executed: %s", error.path, strerror(-r));
-	sg_machine_post(segue,
-	                attempt->checking ? SG_EVENT_CHECK_FAILED : SG_EVENT_SUCCESSOR_FAILED);
+	/* A check is ended by its death, which follows at once and has to be reaped. */
+	if (!attempt->checking)
+		sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
 }
 
 /* The death of the check or of a successor without a commit. */
@@ -438,6 +439,14 @@ void sg_downstream_message(struct peer *peer, struct sg_message *message, int *f
 	case SG_MESSAGE_DROPPED:
 		sg_listeners_drop_address(segue, message->text);
 		break;
+	case SG_MESSAGE_INTRODUCE:
+		/* Only who serves has a successor to introduce. */
+		if (is_attempt(peer)) {
+			broke(peer, "a message that makes no sense");
+			break;
+		}
+		sg_upstream_introduction(segue, message, fds);
+		return;
 	case SG_MESSAGE_STOPS:
 		sg_machine_post(segue, SG_EVENT_SUCCESSOR_STOPS);
 		break;

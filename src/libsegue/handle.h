@@ -150,6 +150,7 @@ struct segue {
 	bool owner;     /* this generation has the service: pid file, paths, manager */
 	bool had_drain; /* SEGUE_EVENT_DRAIN with a successor has been said */
 	bool said_ready;
+	bool unfit; /* a listener that the program asked for could not be had */
 	bool opened;
 
 	struct queued *events_first, **events_last;
@@ -224,6 +225,7 @@ void sg_peer_done_all(struct segue *segue);
 int sg_upstream_join(struct segue *segue, int channel_fd);
 void sg_upstream_message(struct peer *peer, struct sg_message *message, int *fds, size_t fds_len,
                          int error);
+void sg_upstream_introduction(struct segue *segue, const struct sg_message *message, int *fds);
 void sg_upstream_gone(struct peer *peer);
 void sg_upstream_release(struct peer *peer);
 int sg_upstream_wait(struct segue *segue, bool (*done)(struct segue *), int64_t timeout_ms);

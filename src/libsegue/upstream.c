@@ -37,8 +37,9 @@ static void broke(struct peer *peer)
 }
 
 /* Introductions come before the offer, so that a successor which has its listeners is known
- * to every generation that could otherwise serve beside it. */
-static void take_introduction(struct segue *segue, const struct sg_message *message, int *fds)
+ * to every generation that could otherwise serve beside it. An older generation is introduced
+ * by its successor, a younger one by its predecessor. */
+void sg_upstream_introduction(struct segue *segue, const struct sg_message *message, int *fds)
 {
 	struct peer *peer = sg_peer_new_take(
 		segue, message->upstream ? PEER_PREDECESSOR : PEER_SUCCESSOR, fds[0], fds[1]);
@@ -233,7 +234,7 @@ void sg_upstream_message(struct peer *peer, struct sg_message *message, int *fds
 		fds_len = 0;
 		break;
 	case SG_MESSAGE_INTRODUCE:
-		take_introduction(segue, message, fds);
+		sg_upstream_introduction(segue, message, fds);
 		return;
 	case SG_MESSAGE_BLOB:
 		sg_state_take_blob(peer, message, fds[0]);
