@@ -17,11 +17,13 @@ NAMES = ROOT / "src" / "core" / "lifecycle.h"
 WIRE = ROOT / "src" / "core" / "wire.h"
 
 # Rows of the code that the model leaves out, each with its reason; IGNORE rows are its "else".
-ROWS_LEFT_OUT = {}
+ROWS_LEFT_OUT = {
+    ("GONE", "UPGRADE"): "a generation that is gone is not asked; its process ends",
+}
 
 # Messages that the model leaves out: they carry data and decide nothing. OFFERED stands for all
 # that comes before it.
-MESSAGES_LEFT_OUT = {"LISTENER", "PID_FILE", "WANT_STATE", "BLOB", "STATE"}
+MESSAGES_LEFT_OUT = {"LISTENER", "DROPPED", "PID_FILE", "WANT_STATE", "BLOB", "STATE"}
 
 SHORT = {
     "no_fault_and_no_deadline": "-DSLOTS=3 -DQUIET",
@@ -40,7 +42,7 @@ LONG = {
     "long_two_connections_in_a_group": "-DSLOTS=3 -DGROUP -DCONNS=2 -DDECLINES=1",
     "long_two_connections_and_nonsense": "-DSLOTS=3 -DBREAKS=1 -DCONNS=2 -DDECLINES=1",
 }
-# Each breaks one rule of doc/protocol.md.
+# Each breaks one rule of doc/protocol.md, in a scope that is part of one above.
 MUTANTS = {
     "TAKE_BACK_ON_TIMEOUT": "-DSLOTS=2",
     "NO_PIDFD_PROOF": "-DSLOTS=2 -DBREAKS=1",
@@ -133,7 +135,7 @@ def test_every_state_has_a_way_out():
 def test_the_document_s_table_and_messages_are_the_code_s():
     text = PROTOCOL.read_text()
     rows, state = {}, None
-    for cells in re.findall(r"^\| (\w*) \| (\w+) \| (\w+) \| (\w+) \|$", text, re.M):
+    for cells in re.findall(r"^\| ([A-Z_]*) \| ([A-Z_]+) \| ([A-Z_]+) \| ([A-Z_]+) \|$", text, re.M):
         state = cells[0] or state
         rows[state, cells[1]] = (cells[2], cells[3])
     assert rows == changes(code_rows())
@@ -142,7 +144,7 @@ def test_the_document_s_table_and_messages_are_the_code_s():
     assert messages == wanted
 
 
-def spin(folder, flags, progress=False):
+def spin(folder, flags, progress=False, optimise="-O1"):
     """Runs spin on the model to the end; what pan printed."""
 
     def run(*command):
@@ -154,7 +156,7 @@ def spin(folder, flags, progress=False):
 
     run("spin", "-a", *flags.split(), str(MODEL))
     kind = "-DNP" if progress else "-DSAFETY"
-    run("gcc", "-O2", "-w", kind, "-DCOLLAPSE", "-DVECTORSZ=2048", "-DMEMLIM=2000",
+    run("gcc", optimise, "-w", kind, "-DCOLLAPSE", "-DVECTORSZ=2048", "-DMEMLIM=2000",
         "-DNOFAIR", "-o", "pan", "pan.c")
     said = run("./pan", "-m20000", *(["-l"] if progress else []))
     assert "max search depth too small" not in said
@@ -203,8 +205,7 @@ def test_no_run_goes_on_for_ever(folder, flags):
 def test_a_broken_rule_is_found(folder, mutant):
     flags = f"{MUTANTS[mutant]} -DMUTANT_{mutant}"
     assert f"MUTANT_{mutant}" in MODEL.read_text()
-    assert errors(spin(folder, flags)) == 1
-    assert errors(spin(folder, MUTANTS[mutant])) == 0
+    assert errors(spin(folder, flags, optimise="-O0")) == 1
 
 
 def test_every_mutant_of_the_model_is_tried():
@@ -215,8 +216,8 @@ def test_every_row_of_the_table_is_reached(folder):
     """Taken together the short runs use every row: what is proven is not proven of nothing."""
     lines = MODEL.read_text().splitlines()
     rows = {number for number, line in enumerate(lines, 1) if line.startswith("\tROW(")}
-    for scope in ("everything_with_two", "a_kill_and_a_stop", "nonsense_and_a_stop"):
-        said = spin(folder, SHORT[scope])
+    for flags in (SHORT["everything_with_two"], "-DSLOTS=3 -DSTOPS=1"):
+        said = spin(folder, flags, optimise="-O0")
         text = said.split("unreached in proctype generation")[1].split("unreached in")[0]
         unreached = {
             int(line) for line, what in re.findall(r"upgrade\.pml:(\d+), state \d+, \"(.*)\"", text)
