@@ -15,17 +15,18 @@ from harness.deadline import Expired, until
 from harness.http import Connection
 from harness.log import Log
 
-# How a service that logs JSON says the two things that the harness itself has to know. Everything
+# How a service that logs JSON says the one thing that the harness itself has to know. Everything
 # else is the tests' own business.
 
 
 def is_serving(event):
     """A generation accepts from now on."""
-    return event.name == "serving" or (event.name == "state" and event.get("to") == "serving")
+    return event.name == "serving" or may_be_upgraded(event)
 
 
-def is_failed_start(event):
-    return event.name == "failed"
+def may_be_upgraded(event):
+    """The same, and the commit and any probation are behind it."""
+    return event.name == "state" and event.get("to") == "serving"
 
 
 class Service:
@@ -131,24 +132,27 @@ class Service:
         os.killpg(self.session, number)
 
     def wait_generation(self, number, deadline=None):
-        """The event with which generation number began to serve."""
+        """The event with which a generation came to serve."""
         return self.log.wait_for(
-            deadline=deadline, where=lambda event: is_serving(event) and event.get("generation") == number
+            deadline=deadline,
+            where=lambda event: is_serving(event) and event.get("generation") == number,
         )
 
     def wait_serving(self, since=0, deadline=None):
         return self.log.wait_for(since=since, deadline=deadline, where=is_serving)
 
     def upgrade(self, deadline=None, number=signal.SIGUSR2):
-        """Asks for an upgrade and waits until the successor serves; its event."""
+        """Asks for an upgrade and waits until the successor serves, and may itself be upgraded where
+        the program says so much; its event. The predecessor may still be draining."""
         self.reap()
+        says = may_be_upgraded if self.log.find("state") else is_serving
         mark = self.log.mark()
         before = self.pid
         self.send(number)
         return self.log.wait_for(
             since=mark,
             deadline=deadline,
-            where=lambda event: is_serving(event) and event.get("pid") != before,
+            where=lambda event: says(event) and event.get("pid") != before,
         )
 
     def wait_exit(self, pid, deadline=None):

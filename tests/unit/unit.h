@@ -88,7 +88,7 @@ static struct unit_case **unit_last = &unit_cases;
                                                                                       \
 		if (!unit_value || strcmp(unit_value, unit_expected) != 0)            \
 			UNIT_FAIL("%s is \"%s\", not \"%s\"", #value,                 \
-				  unit_value ? unit_value : "(null)", unit_expected); \
+			          unit_value ? unit_value : "(null)", unit_expected); \
 	} while (0)
 
 /* A system call of the test's own, which is not what it tests. */
