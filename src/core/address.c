@@ -64,6 +64,12 @@ static bool looks_numeric(const char *host)
 	return strspn(host, "0123456789.") == strlen(host);
 }
 
+/* The name of an interface, or its number. */
+static bool zone_valid(const char *zone)
+{
+	return zone[0] != '\0' && host_name_valid(zone);
+}
+
 static int parse_host(struct sg_address *address, bool bracketed)
 {
 	if (address->host[0] == '\0' || strcmp(address->host, "*") == 0) {
@@ -80,6 +86,8 @@ static int parse_host(struct sg_address *address, bool bracketed)
 
 		strcpy(number, address->host);
 		zone = strchr(number, '%');
+		if (zone != NULL && !zone_valid(zone + 1))
+			return -EINVAL;
 		if (zone != NULL)
 			*zone = '\0';
 		address->family = AF_INET6;
@@ -214,22 +222,36 @@ int sg_address_socket_type(const struct sg_address *address)
 	return address->kind == SG_ADDRESS_UDP ? SOCK_DGRAM : SOCK_STREAM;
 }
 
-static bool is_wildcard(const struct sg_address *address)
-{
-	static const uint8_t zero[16];
-	size_t len = address->family == AF_INET ? 4 : 16;
+/* What the kernel compares: an IPv4 number may be written as an IPv6 one. */
+struct number {
+	int family;
+	const uint8_t *ip;
+};
 
-	return address->any || memcmp(address->ip, zero, len) == 0;
+static struct number number_of(const struct sg_address *address)
+{
+	static const uint8_t mapped[12] = { [10] = 0xff, [11] = 0xff };
+
+	if (address->family == AF_INET6 && memcmp(address->ip, mapped, sizeof(mapped)) == 0)
+		return (struct number){ AF_INET, address->ip + sizeof(mapped) };
+	return (struct number){ address->family, address->ip };
 }
 
-/* Does a wildcard of a's kind take b's address as well? */
+static bool is_wildcard(struct number number)
+{
+	static const uint8_t zero[16];
+
+	return memcmp(number.ip, zero, number.family == AF_INET ? 4 : 16) == 0;
+}
+
+/* Does a take b's address as well? Equal numbers of different zones are two addresses. */
 static bool covers(const struct sg_address *a, const struct sg_address *b, bool v6only)
 {
-	if (!is_wildcard(a))
-		return false;
-	if (a->any || (a->family == AF_INET6 && !v6only))
-		return true;
-	return a->family == b->family && !b->any;
+	struct number x = number_of(a), y = number_of(b);
+
+	if (is_wildcard(x))
+		return x.family == y.family || (x.family == AF_INET6 && !v6only);
+	return x.family == AF_INET && y.family == AF_INET && memcmp(x.ip, y.ip, 4) == 0;
 }
 
 bool sg_address_overlaps(const struct sg_address *a, const struct sg_address *b, bool v6only)
