@@ -167,7 +167,7 @@ byte final_sent[SLOTS];  /* to whom it has sent its final state */
 bit term[SLOTS];         /* a TERM to the group that it has not yet looked at */
 byte pred[SLOTS];        /* who spawned it */
 byte succ[SLOTS];        /* whom it spawned last */
-byte spawning[SLOTS];    /* the steps of a spawn: 1 fork, 2 introduce, 3 offer, 0 done */
+byte spawning[SLOTS];    /* the steps of a spawn: 1 fork, 2 and 3 introduce, 4 offer, 0 done */
 byte slots;              /* processes so far */
 
 /*
@@ -480,7 +480,7 @@ inline leave(g)
 
 inline introduce_begin(g)
 {
-	/* The older one learns of the successor before there is one. */
+	/* The older one learns of the successor before that one can serve. */
 	if
 	:: g == 1 && low[0] == END_HELD && high[0] == END_HELD ->
 		low[1] = END_FLIES;
@@ -520,10 +520,7 @@ inline act(g)
 		slots++;
 		spawning[g] = 1;
 		settled[g] = 0;
-		final_sent[g] = 0;
-#ifndef MUTANT_INTRODUCE_AT_COMMIT
-		introduce_begin(g)
-#endif
+		final_sent[g] = 0
 	:: ac == ACTION_ABANDON ->
 		assert(accepts(g));
 #ifdef MUTANT_EOF_BEFORE_KILL
@@ -978,10 +975,16 @@ end:
 			:: else -> spawning[g] = 3
 			fi
 #else
-			introduce_end(g);
-			spawning[g] = 3
+			if
+			:: estranged(g) -> ev = EVENT_SUCCESSOR_FAILED
+			:: else -> introduce_begin(g); spawning[g] = 3
+			fi
 #endif
 		:: on && spawning[g] == 3 ->
+			ev = EVENT_NONE;
+			introduce_end(g);
+			spawning[g] = 4
+		:: on && spawning[g] == 4 ->
 			ev = EVENT_NONE;
 			tell(down[pair(g, succ[g])], high[pair(g, succ[g])], MESSAGE_OFFERED, 0);
 			spawning[g] = 0
