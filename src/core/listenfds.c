@@ -10,6 +10,17 @@
 #include <stdio.h>
 #include <string.h>
 
+#define NAME_MAX_BYTES 255
+
+/* What is quoted in a sentence: a line stays a line. */
+static const char *quoted(const char *text)
+{
+	for (const char *at = text; *at != '\0'; at++)
+		if ((unsigned char)*at < 0x20 || *at == 0x7f)
+			return "?";
+	return text;
+}
+
 static int parse_number(const char *text, unsigned long *ret_value)
 {
 	unsigned long value = 0;
@@ -23,28 +34,34 @@ static int parse_number(const char *text, unsigned long *ret_value)
 	return 0;
 }
 
-static int parse_names(struct sg_listenfds *listenfds, const char *names, char *reason,
-                       size_t reason_size)
+static int parse_names(struct sg_listenfds *listenfds, size_t expected, const char *names,
+                       char *reason, size_t reason_size)
 {
 	size_t count = 0;
 
 	for (;;) {
 		size_t len = strcspn(names, ":");
 
-		if (count < listenfds->count)
+		if (len > NAME_MAX_BYTES) {
+			snprintf(reason, reason_size,
+			         "LISTEN_FDNAMES has a name of %zu bytes; %d are allowed", len,
+			         NAME_MAX_BYTES);
+			return -EINVAL;
+		}
+		if (count < expected)
 			snprintf(listenfds->names[count], sizeof(listenfds->names[0]), "%.*s",
-			         (int)(len > 255 ? 255 : len), names);
+			         (int)len, names);
 		count++;
 		if (names[len] == '\0')
 			break;
 		names += len + 1;
 	}
-	if (count == listenfds->count)
+	if (count == expected)
 		return 0;
 	snprintf(reason, reason_size,
 	         "LISTEN_FDNAMES has %zu names for LISTEN_FDS=%zu descriptors; unset all LISTEN_ "
 	         "variables or mend who sets them",
-	         count, listenfds->count);
+	         count, expected);
 	return -EINVAL;
 }
 
@@ -53,13 +70,14 @@ int sg_listenfds_parse(struct sg_listenfds *ret_listenfds, const char *listen_pi
                        size_t reason_size)
 {
 	unsigned long count, owner;
+	int r;
 
 	ret_listenfds->count = 0;
 	if (listen_fds == NULL)
 		return 0;
 	if (parse_number(listen_fds, &count) < 0 || count > SG_LISTENFDS_MAX) {
 		snprintf(reason, reason_size, "LISTEN_FDS='%.40s' is no number from 0 to %d",
-		         listen_fds, SG_LISTENFDS_MAX);
+		         quoted(listen_fds), SG_LISTENFDS_MAX);
 		return -EINVAL;
 	}
 	if (count == 0)
@@ -67,7 +85,7 @@ int sg_listenfds_parse(struct sg_listenfds *ret_listenfds, const char *listen_pi
 	if (listen_pid == NULL || parse_number(listen_pid, &owner) < 0) {
 		snprintf(reason, reason_size,
 		         "LISTEN_FDS is set but LISTEN_PID='%.40s' is no pid; both come together",
-		         listen_pid != NULL ? listen_pid : "");
+		         listen_pid != NULL ? quoted(listen_pid) : "");
 		return -EINVAL;
 	}
 	if (owner != (unsigned long)pid) {
@@ -78,10 +96,13 @@ int sg_listenfds_parse(struct sg_listenfds *ret_listenfds, const char *listen_pi
 		         owner, (long)pid);
 		return -EINVAL;
 	}
-	ret_listenfds->count = count;
 	for (size_t i = 0; i < count; i++)
 		strcpy(ret_listenfds->names[i], "unknown");
-	if (listen_fdnames == NULL)
-		return 0;
-	return parse_names(ret_listenfds, listen_fdnames, reason, reason_size);
+	if (listen_fdnames != NULL) {
+		r = parse_names(ret_listenfds, count, listen_fdnames, reason, reason_size);
+		if (r < 0)
+			return r;
+	}
+	ret_listenfds->count = count;
+	return 0;
 }
