@@ -279,6 +279,10 @@ static void process_ready(struct segue *segue, struct watch *watch, uint32_t eve
 		sg_machine_post(segue, SG_EVENT_CHECKED);
 		return;
 	}
+	/* A channel ends with its process: how that one ended, if not by our own hand, is why. */
+	if (attempt->hung_up && status >= 0 &&
+	    !(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL))
+		attempt->reason[0] = '\0';
 	describe_death(segue, status);
 	if (segue->state == SG_STATE_CHECKING)
 		sg_machine_post(segue, SG_EVENT_CHECK_FAILED);
@@ -477,6 +481,10 @@ void sg_downstream_gone(struct peer *peer)
 		/* Its process is watched by the attempt, which knows how it ended. */
 		if (peer->dead)
 			return;
+		/* An exec error was written before the channel was closed by it. */
+		if (segue->attempt.exec_watch.fd >= 0)
+			exec_ready(segue, &segue->attempt.exec_watch, EPOLLIN);
+		segue->attempt.hung_up = segue->attempt.reason[0] == '\0';
 		sg_downstream_failed(segue, EPIPE, "it closed its channel before it was ready");
 		sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
 		return;

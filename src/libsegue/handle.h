@@ -119,6 +119,7 @@ struct attempt {
 	uint64_t generation;
 	bool running;
 	bool checking;
+	bool hung_up;              /* failed because its channel ended: how it ended says more */
 	struct sg_spawned process; /* pid 0: none */
 	struct watch pidfd_watch, exec_watch;
 	struct peer *peer;
@@ -150,7 +151,7 @@ struct segue {
 	bool owner;     /* this generation has the service: pid file, paths, manager */
 	bool had_drain; /* SEGUE_EVENT_DRAIN with a successor has been said */
 	bool said_ready;
-	bool unfit; /* a listener that the program asked for could not be had */
+	int unfit; /* errno: a listener that the program asked for could not be had */
 	bool opened;
 
 	struct queued *events_first, **events_last;

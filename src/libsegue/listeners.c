@@ -240,8 +240,8 @@ static int listen_parsed(struct segue *segue, const char *name, const struct sg_
 	return listener->fd;
 }
 
-int segue_listen(struct segue *segue, const char *name, const char *address,
-                 const struct segue_listen_options *options)
+static int listen_named(struct segue *segue, const char *name, const char *address,
+                        const struct segue_listen_options *options)
 {
 	char reason[SG_ERROR_MAX];
 	struct sg_address parsed;
@@ -257,8 +257,8 @@ int segue_listen(struct segue *segue, const char *name, const char *address,
 	return listen_parsed(segue, name != NULL ? name : parsed.text, &parsed, options);
 }
 
-int segue_listen_spec(struct segue *segue, const char *spec,
-                      const struct segue_listen_options *options)
+static int listen_spec(struct segue *segue, const char *spec,
+                       const struct segue_listen_options *options)
 {
 	char name[SG_NAME_MAX + 1], reason[SG_ERROR_MAX];
 	struct sg_address address;
@@ -267,6 +267,24 @@ int segue_listen_spec(struct segue *segue, const char *spec,
 	if (r < 0)
 		return sg_fail(segue, r, "%s", reason);
 	return listen_parsed(segue, name, &address, options);
+}
+
+int segue_listen(struct segue *segue, const char *name, const char *address,
+                 const struct segue_listen_options *options)
+{
+	int r = listen_named(segue, name, address, options);
+
+	segue->unfit = r < 0 ? -r : 0;
+	return r;
+}
+
+int segue_listen_spec(struct segue *segue, const char *spec,
+                      const struct segue_listen_options *options)
+{
+	int r = listen_spec(segue, spec, options);
+
+	segue->unfit = r < 0 ? -r : 0;
+	return r;
 }
 
 int segue_listener_fd(struct segue *segue, const char *name)

@@ -332,12 +332,26 @@ int segue_open(struct segue **ret_segue, const struct segue_options *options)
 	return 0;
 }
 
+/* A successor that gives up while it starts: its predecessor reports the reason. */
+static void say_failed(struct segue *segue)
+{
+	struct sg_message failed = { .type = SG_MESSAGE_FAILED, .error = (uint32_t)segue->unfit };
+	struct peer *peer = sg_peer_direct(segue, PEER_PREDECESSOR);
+
+	if (peer == NULL || !segue->opened || segue->unfit == 0 ||
+	    segue->state != SG_STATE_STARTING)
+		return;
+	snprintf(failed.text, sizeof(failed.text), "%.500s", segue->error);
+	(void)sg_peer_send(peer, &failed, NULL, 0);
+}
+
 void segue_close(struct segue *segue)
 {
 	bool last;
 
 	if (segue == NULL)
 		return;
+	say_failed(segue);
 	/* Without a successor, at the final stop or because nothing ever came to serve. */
 	last = segue->owner && (segue->state == SG_STATE_GONE || !segue->opened ||
 	                        segue->state == SG_STATE_STARTING);
@@ -380,6 +394,7 @@ int segue_ready(struct segue *segue)
 	if (segue->said_ready)
 		return sg_fail(segue, -EALREADY, "segue_ready() was called before");
 	r = sg_listeners_check_claimed(segue);
+	segue->unfit = r < 0 ? -r : 0;
 	if (r < 0)
 		return r;
 	segue->said_ready = true;
