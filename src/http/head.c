@@ -95,7 +95,11 @@ int sgh_head_parse(const struct sgh_guard *guard, const char *head, size_t len,
 	memset(fields, 0, guard->fields * sizeof(*fields));
 	llhttp_init(&reading.parser, HTTP_REQUEST, &settings);
 	error = llhttp_execute(&reading.parser, head, len);
-	if (error == HPE_INVALID_METHOD)
+	/* It also knows the methods of RTSP and the like, and says of those only that the version
+	 * does not fit. */
+	if (error == HPE_INVALID_METHOD ||
+	    (error != HPE_PAUSED &&
+	     (reading.parser.method >= HTTP_PRI || reading.parser.method == HTTP_SOURCE)))
 		return -ENOSYS;
 	if (error != HPE_PAUSED || !reading.complete || reading.count != guard->fields ||
 	    !framing_agrees(guard, &reading.parser))

@@ -59,8 +59,8 @@ struct sgh_input {
 /* Bytes that the kernel has not taken. */
 struct sgh_output {
 	size_t at, end, room;
-	uint64_t since_ms; /* when they began to wait */
-	uint64_t sent;     /* since then */
+	uint64_t since_ms; /* when they began to wait, less what was waited before */
+	uint64_t sent;     /* of the response so far */
 	char data[];
 };
 
@@ -153,6 +153,7 @@ struct segue_http_request {
 	/* The answer, the loop's side. */
 	int status;
 	uint64_t sent;
+	uint64_t waited_ms; /* of the time in which bytes waited for the client */
 	void (*writable)(struct segue_http_request *req, void *ctx);
 	void *writable_ctx;
 	void (*disconnected)(struct segue_http_request *req, bool reset, void *ctx);

@@ -52,6 +52,20 @@ static void set_write_deadline(struct sgh_connection *conn)
 	                                          conn->out->sent, options->min_rate));
 }
 
+/* The clock runs while bytes wait, and goes on where it stopped when they wait again: a client
+ * that takes a response in small sips is as slow as one that takes nothing. */
+static void start_clock(struct sgh_connection *conn, struct sgh_output *out, size_t len)
+{
+	const struct segue_http_request *req = conn->req;
+
+	out->since_ms = sgh_loop_now(conn->loop);
+	out->sent = 0;
+	if (req) {
+		out->since_ms -= req->waited_ms;
+		out->sent = req->sent > len ? req->sent - len : 0;
+	}
+}
+
 /* Keep what the kernel did not take. */
 static int keep(struct sgh_connection *conn, const char *data, size_t len)
 {
@@ -68,8 +82,12 @@ static int keep(struct sgh_connection *conn, const char *data, size_t len)
 		if (!larger)
 			return -ENOMEM;
 		*larger = (struct sgh_output){ .end = used, .room = room };
-		larger->since_ms = out ? out->since_ms : sgh_loop_now(conn->loop);
-		larger->sent = out ? out->sent : 0;
+		if (out) {
+			larger->since_ms = out->since_ms;
+			larger->sent = out->sent;
+		} else {
+			start_clock(conn, larger, len);
+		}
 		if (used)
 			memcpy(larger->data, out->data + out->at, used);
 		free(out);
@@ -153,6 +171,8 @@ static bool flush_kept(struct sgh_connection *conn)
 			set_write_deadline(conn);
 		return false;
 	}
+	if (conn->req)
+		conn->req->waited_ms = sgh_loop_now(conn->loop) - out->since_ms;
 	free(out);
 	conn->out = NULL;
 	if (conn->req)

@@ -366,6 +366,7 @@ void sgh_request_begin(struct sgh_connection *conn, const char *head, size_t len
 	}
 	if (guard->chunked || (guard->has_length && guard->length)) {
 		req->body = SGH_BODY_WAITS;
+		req->body_since_ms = req->since_ms;
 		req->chunked_body = guard->chunked;
 		req->left = guard->length;
 		req->expects_continue = guard->expects_continue;

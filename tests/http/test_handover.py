@@ -1,0 +1,192 @@
+"""Live connections over an upgrade: what moves, what stays, what is counted."""
+
+import signal
+
+import pytest
+
+from harness.http import Closed, Connection, request
+
+
+def upgrade(service, number=2):
+    service.send(signal.SIGUSR2)
+    return service.wait_generation(number)
+
+
+def gone(service, generation=1):
+    return service.log.wait_for("gone", generation=generation)
+
+
+def drained(service, generation=1):
+    return service.log.wait_for("drained", generation=generation)
+
+
+def test_idle_connections_live_on_in_the_successor(start):
+    service = start("hello")
+    with Connection(service.address) as used, Connection(service.address) as fresh:
+        assert used.get().generation == 1
+        upgrade(service)
+        gone(service)
+        assert drained(service)["moved"] == 2
+        assert used.get().generation == 2 and fresh.get().generation == 2
+        upgrade(service, 3)
+        gone(service, 2)
+        assert used.get().generation == 3 and fresh.get().generation == 3
+
+
+def test_half_a_head_travels_with_its_connection(start):
+    service = start("hello")
+    data = request("POST", body=b"abc")
+    # Not the body: with its head whole the request has begun, and its predecessor answers.
+    ends = range(1, data.index(b"\r\n\r\n") + 4)
+    connections = [Connection(service.address) for _ in ends]
+    for end, connection in zip(ends, connections):
+        connection.send(data[:end])
+    with Connection(service.address) as other:
+        assert other.get().generation == 1
+    upgrade(service)
+    gone(service)
+    for end, connection in zip(ends, connections):
+        assert connection.send(data[end:]).response().generation == 2
+        assert connection.get().generation == 2
+        connection.close()
+    assert drained(service)["cut_requests"] == 0
+
+
+def test_a_request_in_flight_is_answered_here_and_its_connection_follows(start):
+    service = start("hello")
+    with Connection(service.address) as connection:
+        connection.send(request("GET", "/hello?delay=1s"))
+        with Connection(service.address) as other:
+            assert other.get().generation == 1
+        upgrade(service)
+        with Connection(service.address) as other:
+            assert other.get().generation == 2
+        answer = connection.response()
+        assert answer.generation == 1 and answer.header("Connection") is None
+        assert connection.get().generation == 2
+    gone(service)
+
+
+def test_pipelined_requests_behind_one_in_flight_are_answered_by_the_successor(start):
+    service = start("hello")
+    with Connection(service.address) as connection:
+        connection.send(request("GET", "/hello?delay=1s") + request() * 3)
+        with Connection(service.address) as other:
+            assert other.get().generation == 1
+        upgrade(service)
+        assert [connection.response().generation for _ in range(4)] == [1, 2, 2, 2]
+    gone(service)
+
+
+def test_a_body_that_has_begun_is_read_to_its_end_here(start):
+    service = start("hello")
+    with Connection(service.address) as connection:
+        data = request("POST", body=b"x" * 1000)
+        connection.send(data[:-500])
+        with Connection(service.address) as other:
+            assert other.get().generation == 1
+        upgrade(service)
+        connection.send(data[-500:])
+        assert connection.response().generation == 1
+        assert connection.get().generation == 2
+    gone(service)
+
+
+def test_a_stream_in_flight_is_finished_here(server):
+    service = server()
+    with Connection(service.address, deadline=60, receive_buffer=4096) as connection:
+        connection.send(request("GET", "/stream?n=100&size=65536"))
+        with Connection(service.address) as other:
+            assert other.get("/later").status == 200
+        upgrade(service)
+        answer = connection.response()
+        assert answer.generation == 1 and len(answer.body) == 100 * 65536
+        assert connection.get("/echo").generation == 2
+    gone(service)
+
+
+def test_what_the_drain_deadline_cuts_is_counted(start):
+    service = start("hello", "--drain-timeout", "500ms")
+    with Connection(service.address) as connection, Connection(service.address) as idle:
+        connection.send(request("GET", "/hello?delay=60s"))
+        assert idle.get().generation == 1
+        upgrade(service)
+        with pytest.raises(Closed):
+            connection.response()
+        event = drained(service)
+        assert (event["cut_requests"], event["cut_idle"], event["moved"]) == (1, 0, 1)
+        assert service.log.wait_for("cut", generation=1)["requests"] == 1
+        assert idle.get().generation == 2
+    gone(service)
+
+
+def test_the_idle_deadline_travels(start):
+    service = start("hello", "--idle-timeout", "2s")
+    with Connection(service.address) as connection:
+        assert connection.get().generation == 1
+        for number in range(2, 5):
+            upgrade(service, number)
+            gone(service, number - 1)
+        assert connection.rest() == b""
+
+
+def test_a_connection_that_was_reset_before_the_move_harms_nothing(start):
+    service = start("hello")
+    connections = [Connection(service.address) for _ in range(20)]
+    for connection in connections:
+        connection.get()
+    for connection in connections[::2]:
+        connection.end_sending()
+    upgrade(service)
+    for connection in connections[::2]:
+        assert connection.rest() == b""
+        connection.close()
+    for connection in connections[1::2]:
+        assert connection.get().generation == 2
+        connection.close()
+    gone(service)
+
+
+def test_a_final_stop_answers_what_is_in_flight_and_closes_what_is_idle(start):
+    service = start("hello")
+    with Connection(service.address) as busy, Connection(service.address) as idle:
+        with Connection(service.address) as half:
+            half.send(request()[:20])
+            busy.send(request("GET", "/hello?delay=1s"))
+            assert idle.get().generation == 1
+            service.send(signal.SIGTERM)
+            assert idle.rest() == b""
+            half.send(request()[20:])
+            for connection in (half, busy):
+                answer = connection.response()
+                assert answer.status == 200 and answer.header("Connection") == "close"
+                assert connection.rest() == b""
+    event = drained(service)
+    assert (event["finished"], event["cut_requests"], event["cut_idle"]) == (2, 0, 0)
+    gone(service)
+
+
+def test_thousand_idle_connections_move(start):
+    service = start("hello")
+    address = service.address
+    connections = [Connection(address, deadline=60) for _ in range(1000)]
+    for connection in connections:
+        connection.send(request())
+    for connection in connections:
+        assert connection.response().generation == 1
+    upgrade(service)
+    gone(service)
+    assert drained(service)["moved"] == 1000
+    for connection in connections:
+        assert connection.get().generation == 2
+        connection.close()
+
+
+def test_a_counter_is_carried_over(start):
+    service = start("state")
+    for number in range(1, 4):
+        with Connection(service.address) as connection:
+            answers = [int(connection.ask("POST", "/counter").body) for _ in range(5)]
+        assert answers == list(range(number * 5 - 4, number * 5 + 1))
+        upgrade(service, number + 1)
+        gone(service, number)

@@ -1,0 +1,187 @@
+"""Deadlines and bounds: what a slow or greedy client can cost."""
+
+import re
+import socket
+import time
+
+import pytest
+
+from harness.http import Closed, Connection, request
+
+
+def memory(pid):
+    with open(f"/proc/{pid}/status", encoding="ascii") as status:
+        return int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1)) * 1024
+
+
+def drip(connection, data, interval):
+    """Sends byte by byte until the server has something to say; the answer's status."""
+    connection.socket.settimeout(interval)
+    for i in range(len(data)):
+        try:
+            connection.socket.send(data[i : i + 1])
+            if connection.socket.recv(1, socket.MSG_PEEK) is not None:
+                break
+        except TimeoutError:
+            continue
+        except (BrokenPipeError, ConnectionResetError):
+            break
+    return connection.response()
+
+
+def test_a_slow_head_is_answered_by_408_at_its_deadline(start):
+    service = start("hello", "--head-timeout", "500ms")
+    with Connection(service.address) as connection:
+        began = time.monotonic()
+        answer = drip(connection, request("GET", headers=[("X", "y" * 1000)]), 0.05)
+        took = time.monotonic() - began
+        assert answer.status == 408 and answer.header("Connection") == "close"
+        assert connection.rest() == b""
+    assert 0.45 < took < 5
+
+
+def test_the_deadline_of_a_head_begins_with_its_first_byte(start):
+    service = start("hello", "--head-timeout", "400ms", "--idle-timeout", "30s")
+    with Connection(service.address) as connection:
+        assert connection.get().status == 200
+        with pytest.raises(TimeoutError):
+            connection.socket.settimeout(0.8)
+            connection.socket.recv(1)
+        connection.send(b"GET /hello HTTP/1.1\r\n")
+        assert connection.response().status == 408
+
+
+def test_an_idle_connection_is_closed_in_silence(start):
+    service = start("hello", "--idle-timeout", "300ms")
+    with Connection(service.address) as used, Connection(service.address) as fresh:
+        assert used.get().status == 200
+        assert used.rest() == b"" and fresh.rest() == b""
+
+
+def test_a_slow_body_is_answered_by_408(start):
+    service = start("hello", "--body-timeout", "400ms", "--min-rate", "1000")
+    with Connection(service.address) as connection:
+        connection.send(request("POST", headers=[("Content-Length", "10000")]))
+        assert drip(connection, b"x" * 1000, 0.05).status == 408
+        assert connection.rest() == b""
+
+
+def test_a_long_body_that_keeps_the_rate_is_not_slow(start):
+    service = start("hello", "--body-timeout", "300ms", "--min-rate", "1000")
+    with Connection(service.address) as connection:
+        connection.send(request("POST", headers=[("Content-Length", "10000")]))
+        for _ in range(9):
+            connection.send(b"x" * 1000)
+            with pytest.raises(TimeoutError):
+                connection.socket.settimeout(0.1)
+                connection.socket.recv(1, socket.MSG_PEEK)
+        connection.send(b"x" * 1000)
+        assert connection.response().status == 200
+
+
+def test_a_slow_reader_is_cut(server):
+    service = server("--response-timeout", "500ms", "--min-rate", "100000000")
+    with Connection(service.address, receive_buffer=4096) as connection:
+        connection.send(request("GET", "/stream?n=400&size=65536"))
+        received = 0
+        with pytest.raises(Closed):
+            while True:
+                connection.socket.settimeout(10)
+                try:
+                    data = connection.socket.recv(1024)
+                except ConnectionResetError:
+                    data = b""
+                received += len(data)
+                if not data:
+                    raise Closed(b"")
+        assert received < 400 * 65536
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize(
+    "piece,begin,statuses",
+    [
+        (b"a" * 65536, b"GET /", {414}),
+        (b"a" * 65536, b"GET /hello HTTP/1.1\r\nHost: a\r\nX: ", {431}),
+        (b"X: y\r\n" * 10000, b"GET /hello HTTP/1.1\r\nHost: a\r\n", {431}),
+        (b"a" * 65536, b"POST /hello HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;", {400}),
+        (
+            b"1;" + b"a" * 200 + b"\r\nx\r\n",
+            b"POST /hello HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            {400},
+        ),
+        (b"0" * 65536, b"POST /hello HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", {400}),
+    ],
+    ids=["target", "value", "fields", "extension", "extensions", "zeros"],
+)
+def test_endless_input_costs_bounded_memory(start, piece, begin, statuses):
+    service = start("hello")
+    with Connection(service.address) as connection:
+        connection.get()
+    before = memory(service.pid)
+    for _ in range(5):
+        with Connection(service.address, deadline=30) as connection:
+            connection.send(begin)
+            try:
+                sent = 0
+                while sent < 10_000_000:
+                    connection.send(piece)
+                    sent += len(piece)
+            except Closed:
+                pass
+            try:
+                assert connection.response().status in statuses
+            except Closed as error:
+                assert error.reset, "closed without a word"
+    assert memory(service.pid) - before < 4 << 20
+
+
+def test_a_hundred_thousand_fields_are_refused_at_the_limit(start):
+    service = start("hello")
+    with Connection(service.address, deadline=30) as connection:
+        try:
+            connection.send(request("GET", headers=[(f"X-{i}", "y") for i in range(100_000)]))
+        except Closed:
+            pass
+        assert connection.response().status == 431
+
+
+def test_beyond_the_limit_clients_wait_until_a_connection_is_free(start):
+    service = start("hello", "--max-connections", "4")
+    connections = [Connection(service.address) for _ in range(4)]
+    for connection in connections:
+        assert connection.get().status == 200
+    with Connection(service.address) as late:
+        late.send(request())
+        with pytest.raises(TimeoutError):
+            late.socket.settimeout(0.3)
+            late.socket.recv(1)
+        connections[0].close()
+        assert late.response().status == 200
+    for connection in connections:
+        connection.close()
+
+
+def test_a_client_that_stays_after_the_last_answer_is_not_waited_for(start):
+    service = start("hello")
+    with Connection(service.address) as connection:
+        connection.send(b"nonsense\r\n\r\n")
+        assert connection.response().status == 400
+        assert connection.rest() == b""
+        # Our end stays open; the server's must not, for long.
+        deadline = time.monotonic() + 10
+        while any_connection(service):
+            assert time.monotonic() < deadline
+            with Connection(service.address) as other:
+                other.get()
+
+
+def any_connection(service):
+    """Connections of the service's other than one that is being asked about."""
+    port = service.address[1]
+    with open(f"/proc/{service.pid}/net/tcp", encoding="ascii") as table:
+        rows = [line.split() for line in table][1:]
+    # FIN_WAIT2 with an owner (inode not 0): shut down and lingering.
+    return any(
+        row[1].endswith(f":{port:04X}") and row[3] == "05" and row[9] != "0" for row in rows
+    )
