@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Addresses as a user writes them: whatever is accepted has a canonical text that is accepted
- * again, as the same address; whatever is refused has a sentence.
+ * again, as the same address; whatever is refused has a sentence of one line.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -19,10 +19,23 @@ static void check_again(const struct sg_address *address)
 	if (sg_address_parse(&again, address->text, reason, sizeof(reason)) != 0)
 		abort();
 	if (strcmp(again.text, address->text) != 0 || again.kind != address->kind ||
-	    again.port != address->port)
+	    again.port != address->port || again.family != address->family ||
+	    again.any != address->any)
+		abort();
+	if (memcmp(again.ip, address->ip, sizeof(again.ip)) != 0 ||
+	    strcmp(again.path, address->path) != 0)
 		abort();
 	if (address->port && !sg_address_overlaps(address, &again, false))
 		abort();
+}
+
+static void check_line(const char *line)
+{
+	if (!line[0])
+		abort();
+	for (; *line; line++)
+		if ((unsigned char)*line < 0x20 || *line == 0x7f)
+			abort();
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -37,12 +50,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	memcpy(text, data, size);
 	text[size] = '\0';
 	if (sg_address_parse_spec(name, &address, text, reason, sizeof(reason)) == 0) {
-		if (!name[0] || strnlen(name, sizeof(name)) == sizeof(name))
+		if (!sg_name_valid(name) && strncmp(name, address.text, SG_NAME_MAX) != 0)
 			abort();
 		check_again(&address);
-	} else if (!reason[0]) {
-		abort();
+	} else {
+		check_line(reason);
 	}
+	if (sg_address_parse(&address, text, reason, sizeof(reason)) == 0)
+		check_again(&address);
+	else
+		check_line(reason);
 	free(text);
 	return 0;
 }

@@ -35,7 +35,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		for (size_t i = 0; i < listenfds.count; i++)
 			if (strnlen(listenfds.names[i], 256) == 256)
 				abort();
-	} else if (!reason[0]) {
+	} else if (!reason[0] || strchr(reason, '\n') || listenfds.count != 0) {
 		abort();
 	}
 	free(text);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Messages on the channel: what is decoded can be encoded, and decodes to the same bytes again.
+ * Messages on the channel: what is decoded can be encoded, to the same bytes.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -26,7 +26,11 @@ static void walk_connections(const struct sg_message *message)
 	const uint8_t *items = message->items;
 	size_t len = message->items_len;
 
-	while (len > 0 && sg_wire_next_connection(&items, &len, &connection) == 0) {
+	if (message->count < 1 || message->count > SG_WIRE_FDS_MAX)
+		abort();
+	for (uint32_t i = 0; i < message->count; i++) {
+		if (sg_wire_next_connection(&items, &len, &connection) != 0)
+			abort();
 		read_all(connection.bytes, connection.bytes_len);
 		read_all(connection.record, connection.record_len);
 	}
@@ -34,19 +38,22 @@ static void walk_connections(const struct sg_message *message)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static uint8_t first[SG_WIRE_MAX], second[SG_WIRE_MAX];
-	static struct sg_message message, again;
-	ssize_t n, m;
+	static uint8_t again[SG_WIRE_MAX];
+	static struct sg_message message;
+	ssize_t n;
 
 	if (sg_wire_decode(&message, data, size) != 0)
 		return 0;
+	if (strcmp(sg_wire_text(message.type), "?") == 0)
+		abort();
 	if (message.type == SG_MESSAGE_CONNECTIONS)
 		walk_connections(&message);
-	n = sg_wire_encode(first, &message);
-	if (n < 0 || sg_wire_decode(&again, first, (size_t)n) != 0)
+	n = sg_wire_encode(again, &message);
+	/* All is the same but the length, where a later version's bytes follow. */
+	if (n < SG_WIRE_HEADER || (size_t)n > size || memcmp(again, data, 8) != 0 ||
+	    memcmp(again + 12, data + 12, (size_t)n - 12) != 0)
 		abort();
-	m = sg_wire_encode(second, &again);
-	if (m != n || memcmp(first, second, (size_t)n) != 0)
+	if ((size_t)n == size && memcmp(again, data, size) != 0)
 		abort();
 	return 0;
 }
