@@ -290,16 +290,16 @@ int sg_upstream_wait(struct segue *segue, bool (*done)(struct segue *), int64_t 
 			return 0;
 		if (peer == NULL)
 			return -EPIPE;
+		if (peer->channel.fd < 0) {
+			sg_upstream_gone(peer);
+			return -EPIPE;
+		}
 		if (left <= 0)
 			return -ETIMEDOUT;
 		poller.fd = peer->channel.fd;
 		if (poll(&poller, 1, (int)left) < 0 && errno != EINTR)
 			return -errno;
 		sg_peer_read(peer);
-		if (peer->channel.fd < 0 && !peer->doomed && !done(segue)) {
-			sg_upstream_gone(peer);
-			return -EPIPE;
-		}
 	}
 }
 
