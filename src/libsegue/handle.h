@@ -151,6 +151,7 @@ struct segue {
 	bool owner;     /* this generation has the service: pid file, paths, manager */
 	bool had_drain; /* SEGUE_EVENT_DRAIN with a successor has been said */
 	bool said_ready;
+	bool served; /* at some time, whoever does now */
 	int unfit; /* errno: a listener that the program asked for could not be had */
 	bool opened;
 
@@ -271,6 +272,7 @@ void sg_listeners_drop(struct segue *segue);
 void sg_listeners_drop_address(struct segue *segue, const char *address);
 void sg_listeners_close_unwanted(struct segue *segue);
 void sg_listeners_rebind(struct segue *segue);
+void sg_listeners_unbind(struct segue *segue);
 void sg_listeners_done(struct segue *segue, bool unlink_paths);
 int sg_listeners_check_claimed(struct segue *segue);
 

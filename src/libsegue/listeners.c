@@ -465,6 +465,17 @@ int sg_listeners_check_claimed(struct segue *segue)
 	return 0;
 }
 
+/* A generation that never served removes the paths that it made: nobody else knows them. */
+void sg_listeners_unbind(struct segue *segue)
+{
+	for (size_t i = 0; i < segue->listeners_len; i++) {
+		struct listener *listener = &segue->listeners[i];
+
+		if (listener->ours && listener->adopted < 0 && listener->fd >= 0)
+			sg_listener_unlink(listener->address.path, listener->file);
+	}
+}
+
 void sg_listeners_done(struct segue *segue, bool unlink_paths)
 {
 	for (size_t i = 0; i < segue->listeners_len; i++) {

@@ -102,7 +102,7 @@ static void serve(struct segue *segue)
 {
 	struct queued *queued;
 
-	segue->owner = true;
+	segue->owner = segue->served = true;
 	segue->stop_noted = false;
 	sg_manager_serving(segue);
 	sg_listeners_close_unwanted(segue);

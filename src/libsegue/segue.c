@@ -351,6 +351,9 @@ void segue_close(struct segue *segue)
 
 	if (segue == NULL)
 		return;
+	/* Before the word that makes the predecessor kill. */
+	if (!segue->served)
+		sg_listeners_unbind(segue);
 	say_failed(segue);
 	/* Without a successor, at the final stop or because nothing ever came to serve. */
 	last = segue->owner && (segue->state == SG_STATE_GONE || !segue->opened ||
