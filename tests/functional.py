@@ -183,6 +183,16 @@ def unharmed(subject):
     assert clients.pids() == {pid, successor}
 
 
+@contextlib.contextmanager
+def gate(folder):
+    """Opens the fifo 'gate'; calling what comes out lets one process through."""
+    fifo = os.open(folder / "gate", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield lambda: os.write(fifo, b"x")
+    finally:
+        os.close(fifo)
+
+
 def copy(build, path):
     """The test server at a path of its own, for tests that replace it."""
     return put_program(build.program(PROGRAM), path)

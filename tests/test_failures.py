@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from functional import Subject, asking, copy, eventually, unharmed
+from functional import Subject, asking, copy, eventually, gate, unharmed
 from harness import processes
 from harness.builds import put_program
 from harness.http import Connection
@@ -139,16 +139,6 @@ def test_a_successor_that_is_killed_is_reported_as_killed(subject, folder):
             failed("it was killed by signal 9 (Killed) before it was ready"),
             failed("it closed its channel before it was ready"),
         )
-
-
-@contextlib.contextmanager
-def gate(folder):
-    """Opens the fifo 'gate'; calling what comes out lets one process through."""
-    fifo = os.open(folder / "gate", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        yield lambda: os.write(fifo, b"x")
-    finally:
-        os.close(fifo)
 
 
 @pytest.mark.parametrize("stage", STAGES)
