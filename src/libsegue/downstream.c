@@ -201,6 +201,7 @@ void sg_downstream_commit(struct segue *segue)
 	struct peer *peer = attempt->peer;
 
 	segue->owner = false;
+	segue->had_successor = true;
 	peer->committed = true;
 	/* The manager knows the new main process before that one knows that it serves. */
 	sg_manager_committed(segue, attempt->process.pid, attempt->generation);
@@ -297,33 +298,54 @@ static void process_ready(struct segue *segue, struct watch *watch, uint32_t eve
  * round, before the new one gets its listeners: whatever dies from here on, each knows who
  * else could serve.
  */
-static void introduce(struct segue *segue, struct peer *successor)
+static int introduce_one(struct peer *successor, struct peer *elder)
 {
 	struct sg_message up = { .type = SG_MESSAGE_INTRODUCE,
 		                 .generation = successor->generation,
 		                 .pid = (uint32_t)successor->pid };
+	struct sg_message down = { .type = SG_MESSAGE_INTRODUCE,
+		                   .generation = elder->generation,
+		                   .pid = (uint32_t)elder->pid,
+		                   .upstream = 1 };
+	int fds[2], pair[2];
+	int r = sg_channel_pair(fds);
 
+	if (r < 0)
+		return r;
+	pair[0] = fds[0];
+	pair[1] = successor->pidfd;
+	r = sg_peer_send(elder, &up, pair, 2);
+	if (r == 0) {
+		pair[0] = fds[1];
+		pair[1] = elder->pidfd;
+		r = sg_peer_send(successor, &down, pair, 2);
+	} else if (r == -EPIPE) {
+		r = 0; /* it has gone meanwhile */
+	}
+	sg_fd_close(fds[0]);
+	sg_fd_close(fds[1]);
+	return r;
+}
+
+/* Where an elder cannot be told of the successor there is no upgrade: two could serve. */
+static int introduce(struct segue *segue, struct peer *successor)
+{
 	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next) {
-		struct sg_message down = { .type = SG_MESSAGE_INTRODUCE,
-			                   .generation = peer->generation,
-			                   .pid = (uint32_t)peer->pid,
-			                   .upstream = 1 };
-		int fds[2], pair[2];
+		int r;
 
 		if (peer->role != PEER_PREDECESSOR || peer->doomed)
 			continue;
-		if (sg_channel_pair(fds) < 0)
-			continue;
-		pair[0] = fds[0];
-		pair[1] = successor->pidfd;
-		if (sg_peer_send(peer, &up, pair, 2) == 0) {
-			pair[0] = fds[1];
-			pair[1] = peer->pidfd;
-			(void)sg_peer_send(successor, &down, pair, 2);
+		r = introduce_one(successor, peer);
+		if (r < 0 && r != -EPIPE) {
+			sg_downstream_failed(
+				segue, r,
+				"generation %llu, which still drains, could not be told of it: %s",
+				(unsigned long long)peer->generation, strerror(-r));
+			sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
+			return r;
 		}
-		sg_fd_close(fds[0]);
-		sg_fd_close(fds[1]);
 	}
+	return 0;
 }
 
 static void greeted(struct segue *segue, struct peer *peer)
@@ -343,7 +365,8 @@ static void greeted(struct segue *segue, struct peer *peer)
 		sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
 		return;
 	}
-	introduce(segue, peer);
+	if (introduce(segue, peer) < 0)
+		return;
 	if (segue->pidfile_held) {
 		snprintf(pid_file.name, sizeof(pid_file.name), "%s", segue->pid_file_path);
 		(void)sg_peer_send(peer, &pid_file, &segue->pidfile.lock_fd, 1);
@@ -369,7 +392,7 @@ static void broke(struct peer *peer, const char *what)
 	sg_queue_warning(segue, EPROTO,
 	                 "generation %llu sent %s; what is not handed over is finished here",
 	                 (unsigned long long)peer->generation, what);
-	peer->broken = true;
+	peer->broken = peer->deaf = true;
 	sg_handover_pump(segue);
 }
 
@@ -437,7 +460,7 @@ void sg_downstream_message(struct peer *peer, struct sg_message *message, int *f
 		break;
 	case SG_MESSAGE_RECEIPT:
 		peer->receipt = true;
-		if (peer->final_sent && sg_manager_settled(segue))
+		if (peer == sg_peer_target(segue) && peer->final_sent && sg_manager_settled(segue))
 			sg_machine_post(segue, SG_EVENT_SETTLED);
 		break;
 	case SG_MESSAGE_DROPPED:
@@ -452,6 +475,8 @@ void sg_downstream_message(struct peer *peer, struct sg_message *message, int *f
 		sg_upstream_introduction(segue, message, fds);
 		return;
 	case SG_MESSAGE_STOPS:
+		if (is_attempt(peer))
+			sg_downstream_failed(segue, ECANCELED, "it was asked to stop");
 		sg_machine_post(segue, SG_EVENT_SUCCESSOR_STOPS);
 		break;
 	default:
@@ -498,6 +523,15 @@ void sg_downstream_gone(struct peer *peer)
 	(void)sg_pidfd_reap(peer->pidfd, &status);
 	sg_handover_peer_dead(peer);
 	sg_peer_doom(peer);
+	if (peer->deaf) {
+		sg_queue_warning(
+			segue, EOWNERDEAD,
+			"generation %llu is dead, and what it said could not be read: this "
+			"generation does not serve again, for another one may",
+			(unsigned long long)peer->generation);
+		sg_handover_pump(segue);
+		return;
+	}
 	if (successor_lives(segue)) {
 		/* Another one serves, or will and says hello then: it gets what this one did not.
 		 */

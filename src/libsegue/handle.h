@@ -92,7 +92,9 @@ struct peer {
 	bool committed;        /* successor: it serves, or did: it may be given connections */
 	bool introduced;       /* not the direct predecessor or successor */
 	bool broken;           /* said nonsense, or closed its channel and lives on */
-	bool ready;            /* predecessor: has offered everything; successor: said READY */
+	bool deaf;  /* successor: said nonsense after its commit, which may have been a word that
+	             * somebody else serves: never serve again (doc/protocol.md, rule 18) */
+	bool ready; /* predecessor: has offered everything; successor: said READY */
 	bool dead;
 	bool declines; /* successor: drains itself, and has not said that it serves again */
 	bool doomed;   /* freed as soon as nobody is in the middle of it */
@@ -152,7 +154,8 @@ struct segue {
 	bool had_drain; /* SEGUE_EVENT_DRAIN with a successor has been said */
 	bool said_ready;
 	bool served; /* at some time, whoever does now */
-	int unfit; /* errno: a listener that the program asked for could not be had */
+	bool had_successor; /* has committed one */
+	int unfit;          /* errno: a listener that the program asked for could not be had */
 	bool opened;
 
 	struct queued *events_first, **events_last;
@@ -219,6 +222,7 @@ struct peer *sg_peer_direct(struct segue *segue, enum peer_role role);
 struct peer *sg_peer_target(struct segue *segue);
 size_t sg_peer_count(struct segue *segue, enum peer_role role);
 void sg_peer_read(struct peer *peer);
+void sg_peer_look(struct segue *segue, bool deaths_only);
 void sg_peer_drop_channel(struct peer *peer);
 int sg_peer_take_hello(struct peer *peer, const struct sg_message *message, int pidfd);
 void sg_peer_done_all(struct segue *segue);

@@ -81,12 +81,16 @@ static void say_drain(struct segue *segue, bool successor)
 	sg_queue_event(segue, &drain);
 }
 
+/* One that has not served says it to the direct predecessor alone, while that one lives: the
+ * older ones are that one's to tell. */
 static void tell_predecessors(struct segue *segue, bool now)
 {
 	struct sg_message stops = { .type = SG_MESSAGE_STOPS, .now = now };
+	bool served = segue->owner || segue->had_successor;
+	bool direct_only = !served && sg_peer_direct(segue, PEER_PREDECESSOR) != NULL;
 
 	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
-		if (peer->role == PEER_PREDECESSOR)
+		if (peer->role == PEER_PREDECESSOR && !(direct_only && peer->introduced))
 			(void)sg_peer_send(peer, &stops, NULL, 0);
 }
 
@@ -182,12 +186,17 @@ void sg_machine_settle(struct segue *segue)
 	target->final_sent = true;
 }
 
-static void leave(struct segue *segue)
+static void leave(struct segue *segue, enum sg_event event)
 {
 	struct segue_event gone = { .type = SEGUE_EVENT_GONE,
 		                    .generation = segue->generation,
 		                    .fd = -1 };
 
+	/* On request, before it has served or after it has drained: its elders must not serve
+	 * again. A COMMIT may be on its way, and its end would look like a failure. */
+	if (event == SG_EVENT_SUCCESSOR_STOPS ||
+	    (!segue->had_successor && (event == SG_EVENT_STOP || event == SG_EVENT_STOP_NOW)))
+		tell_predecessors(segue, event == SG_EVENT_STOP_NOW);
 	sg_queue_event(segue, &gone);
 }
 
@@ -296,7 +305,7 @@ static void act(struct segue *segue, enum sg_action action, enum sg_event event)
 		follow(segue);
 		break;
 	case SG_ACTION_LEAVE:
-		leave(segue);
+		leave(segue, event);
 		break;
 	case SG_ACTION_REFUSE:
 		refuse(segue);
@@ -310,10 +319,35 @@ static void act(struct segue *segue, enum sg_action action, enum sg_event event)
 	}
 }
 
+/*
+ * A generation that has drained goes only when another one lives that serves. A death that
+ * has not been dispatched yet will be the next event; one that still starts is waited for.
+ */
+static bool must_stay(struct segue *segue, enum sg_event event)
+{
+	struct peer *target = sg_peer_target(segue);
+
+	if (segue->state != SG_STATE_DRAINED ||
+	    (event != SG_EVENT_SETTLED && event != SG_EVENT_DEADLINE && event != SG_EVENT_STOP_NOW))
+		return false;
+	if (target != NULL)
+		return sg_pidfd_dead(target->pidfd) == 1;
+	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next) {
+		if (peer->role != PEER_SUCCESSOR || peer->doomed || peer->dead || peer->broken)
+			continue;
+		segue->deadline_ms = sg_now_ms() + SETTLE_MS;
+		sg_timer_arm(segue);
+		return true;
+	}
+	return false;
+}
+
 static void step(struct segue *segue, enum sg_event event)
 {
 	struct sg_step step = sg_lifecycle_step(segue->state, event);
 
+	if (must_stay(segue, event))
+		return;
 	if (step.next != segue->state)
 		enter(segue, event, step.next);
 	act(segue, step.action, event);

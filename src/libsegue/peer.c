@@ -281,6 +281,22 @@ static void pidfd_ready(struct segue *segue, struct watch *watch, uint32_t event
 		gone(peer);
 }
 
+/*
+ * What has happened and was not yet dispatched: before a deadline ends anything, and, for
+ * deaths, before a request to stop is noted as one to a generation that drains.
+ */
+void sg_peer_look(struct segue *segue, bool deaths_only)
+{
+	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next) {
+		if (peer->doomed)
+			continue;
+		if (peer->pidfd_watch.fd >= 0 && sg_pidfd_dead(peer->pidfd) == 1)
+			pidfd_ready(segue, &peer->pidfd_watch, EPOLLIN);
+		else if (!deaths_only && peer->channel_watch.fd >= 0)
+			channel_ready(segue, &peer->channel_watch, EPOLLIN);
+	}
+}
+
 void sg_peer_done_all(struct segue *segue)
 {
 	while (segue->peers != NULL)

@@ -102,6 +102,7 @@ static void timer_ready(struct segue *segue, struct watch *watch, uint32_t event
 
 	(void)events;
 	drain_counter(watch->fd);
+	sg_peer_look(segue, false);
 	sg_machine_timer(segue, now);
 	sg_manager_timer(segue, now);
 	sg_timer_arm(segue);
@@ -142,7 +143,10 @@ int segue_dispatch(struct segue *segue, struct segue_event *ret_event)
 		if (epoll_wait(segue->epoll_fd, &event, 1, 0) <= 0)
 			break;
 		watch = event.data.ptr;
-		watch->ready(segue, watch, event.events);
+		sg_signals_deliver(segue);
+		/* The delivery may have ended what the event is about. */
+		if (watch->fd >= 0)
+			watch->ready(segue, watch, event.events);
 	}
 	segue->dispatching = false;
 	return found;
@@ -418,6 +422,13 @@ int segue_upgrade(struct segue *segue)
 		return sg_fail(segue, -EPERM, "upgrade refused: %s", forbidden);
 	if (sg_machine_refuses(segue, reason, sizeof(reason)))
 		return sg_fail(segue, -EBUSY, "upgrade refused: %s", reason);
+	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
+		if (peer->role == PEER_PREDECESSOR && peer->broken && !peer->doomed)
+			return sg_fail(segue, -EBUSY,
+			               "upgrade refused: generation %llu (pid %ld) still drains "
+			               "and cannot "
+			               "be told of another one; wait for its end or end it",
+			               (unsigned long long)peer->generation, (long)peer->pid);
 	if (sg_peer_count(segue, PEER_PREDECESSOR) >= SEGUE_PREDECESSORS_MAX)
 		return sg_fail(segue, -EBUSY,
 		               "upgrade refused: %d older generations still drain (see "

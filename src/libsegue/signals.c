@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 static atomic_int counts[NSIG];
+static atomic_bool any;
 static atomic_int wake_fd = -1;
 static struct sigaction before[NSIG];
 static sigset_t installed;
@@ -21,6 +22,7 @@ static void handler(int signal)
 	uint64_t one = 1;
 
 	atomic_fetch_add(&counts[signal], 1);
+	atomic_store(&any, true);
 	if (fd >= 0)
 		(void)!write(fd, &one, sizeof(one));
 	errno = saved;
@@ -74,6 +76,10 @@ void sg_signals_deliver(struct segue *segue)
 	const struct segue_options *options = &segue->options;
 	int stops = 0;
 
+	if (!atomic_exchange(&any, false))
+		return;
+	/* A death that came first is looked at first: the service must stop, not be taken back. */
+	sg_peer_look(segue, true);
 	if (take(options->now_signal) > 0)
 		(void)segue_stop(segue, true);
 	for (size_t i = 0; i < sizeof(options->stop_signals) / sizeof(int); i++)

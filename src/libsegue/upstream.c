@@ -33,7 +33,10 @@ static void broke(struct peer *peer)
 		peer->segue, EPROTO,
 		"generation %llu sent a message that makes no sense; its channel is closed",
 		(unsigned long long)peer->generation);
-	sg_peer_doom(peer);
+	/* It is remembered until it is dead: it could not be told of a successor. */
+	peer->broken = true;
+	sg_peer_drop_channel(peer);
+	sg_upstream_release(peer);
 }
 
 /* Introductions come before the offer, so that a successor which has its listeners is known
@@ -270,7 +273,14 @@ void sg_upstream_gone(struct peer *peer)
 	bool direct = !peer->introduced;
 	struct segue *segue = peer->segue;
 
+	if (peer->broken && !peer->dead)
+		return;
 	sg_peer_doom(peer);
+	/* With nobody left who could serve, there is no deadline for the application's start. */
+	if (segue->state == SG_STATE_STARTING && sg_peer_count(segue, PEER_PREDECESSOR) == 0) {
+		segue->deadline_ms = -1;
+		sg_timer_arm(segue);
+	}
 	/* Inside segue_open() the absence of the peer is noticed by whoever waits. */
 	if (direct && segue->opened)
 		sg_machine_post(segue, SG_EVENT_PREDECESSOR_GONE);
@@ -300,6 +310,8 @@ int sg_upstream_wait(struct segue *segue, bool (*done)(struct segue *), int64_t 
 		if (poll(&poller, 1, (int)left) < 0 && errno != EINTR)
 			return -errno;
 		sg_peer_read(peer);
+		if (peer->broken)
+			return -EPROTO;
 	}
 }
 
