@@ -208,7 +208,7 @@ int sg_address_parse_spec(char *ret_name, struct sg_address *ret_address, const 
 	if (equals - spec > 63 || !sg_name_valid(name)) {
 		snprintf(reason, reason_size,
 		         "name '%.63s' is malformed; use 1 to 63 characters of a-z, 0-9, _ and -",
-		         name);
+		         printable(name) ? name : "?");
 		return -EINVAL;
 	}
 	r = sg_address_parse(ret_address, equals + 1, reason, reason_size);

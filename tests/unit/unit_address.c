@@ -283,6 +283,8 @@ UNIT_CASE(a_listener_is_named_or_called_by_its_address)
 	check_spec_refused("http=nonsense", "has no port");
 	check_spec_refused("a=b=:80", "malformed host");
 	check_spec_refused("", "has no port");
+	/* What is said of it stays one line. */
+	check_spec_refused("a\nb=:80", "name '?' is malformed");
 }
 
 /* v6only: 0, 1, or 2 for both. */
