@@ -1,0 +1,148 @@
+"""What the tests of upgrades under load share: an upgrade as the log tells it, and many connections
+that are held by one thread.
+"""
+
+import select
+import signal
+import socket
+
+from harness.deadline import until
+
+
+def ask(service, deadline=None):
+    """Sends the upgrade signal, waits until the upgrade has ended well and the successor takes an
+    upgrade itself; its 'upgrade-ended'. The predecessor may drain on."""
+    service.reap()
+    mark = service.log.mark()
+    service.send(signal.SIGUSR2)
+    ended = service.log.wait_for("upgrade-ended", since=mark, deadline=deadline)
+    assert ended["outcome"] == "upgraded", ended
+    service.log.wait_for("state", since=mark, generation=ended["successor"], to="serving",
+                         deadline=deadline)
+    return ended
+
+
+def gone(service, generation, deadline=None, since=0):
+    """Waits until a generation has gone, nothing having been cut; its 'drained'."""
+    service.log.wait_for("gone", generation=generation, exit=0, deadline=deadline, since=since)
+    drained = service.log.find("drained", generation=generation, since=since)
+    assert len(drained) == 1, drained
+    assert drained[0]["cut_requests"] == drained[0]["cut_idle"] == 0, drained
+    return drained[0]
+
+
+def upgrade(service, deadline=None):
+    """One upgrade, whole: the successor serves, the predecessor has gone. The successor's number."""
+    mark = service.log.mark()
+    ended = ask(service, deadline)
+    gone(service, ended["generation"], deadline, since=mark)
+    assert ended["successor"] == ended["generation"] + 1
+    return ended["successor"]
+
+
+def upgraded(service):
+    """How many upgrades the log tells of; each has to have ended well."""
+    ended = service.log.find("upgrade-ended")
+    assert all(event["outcome"] == "upgraded" for event in ended)
+    return len(ended)
+
+
+def nothing_cut(service):
+    """No generation that has gone cut anything."""
+    drained = service.log.find("drained")
+    assert not [event for event in drained if event["cut_requests"] or event["cut_idle"]]
+
+
+class Crowd:
+    """Many connections, each with at most one answer due: all ask at once, and each answer is
+    awaited by one epoll. An end of file, a reset and bytes that nobody asked for are errors."""
+
+    def __init__(self, address, count):
+        self.sockets = {}
+        self.buffers = {}
+        self._poll = select.epoll()
+        try:
+            for _ in range(count):
+                family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+                one = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+                self.sockets[one.fileno()] = one
+                one.settimeout(30)
+                one.connect(address)
+                one.setblocking(False)
+                self._poll.register(one, select.EPOLLIN)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        self._poll.close()
+        for one in self.sockets.values():
+            one.close()
+
+    def __len__(self):
+        return len(self.sockets)
+
+    def all(self):
+        return list(self.sockets.values())
+
+    def send(self, data, whom=None):
+        for one in self.all() if whom is None else whom:
+            assert one.send(data) == len(data)
+
+    def silent(self):
+        """Nothing has come on any of them, not even its end."""
+        return not self._poll.poll(0)
+
+    def answers(self, count=None, deadline=None):
+        """Waits until so many connections (all) have one whole answer each; {socket: (head, body)}.
+        Heads are decoded, bodies bytes."""
+        deadline = until(deadline)
+        wanted = len(self) if count is None else count
+        found, parts = {}, {}
+        while len(found) < wanted:
+            ready = self._poll.poll(deadline.left())
+            if not ready:
+                deadline.check(f"{wanted - len(found)} of {wanted} answers")
+            for descriptor, _ in ready:
+                one = self.sockets[descriptor]
+                data = one.recv(65536)
+                assert data, f"closed after {len(found)} answers: {parts.get(one, b'')!r}"
+                assert one not in found, f"unasked: {data[:200]!r}"
+                parts[one] = parts.get(one, b"") + data
+                if answer := whole(parts[one]):
+                    found[one] = answer
+        return found
+
+
+def whole(data):
+    """(head, body) where these bytes are exactly one answer with a length, else None."""
+    head, end, body = data.partition(b"\r\n\r\n")
+    if not end:
+        return None
+    head = head.decode("latin-1")
+    length = int(field(head, "Content-Length"))
+    assert len(body) <= length, f"more than one answer: {data[:400]!r}"
+    return (head, body) if len(body) == length else None
+
+
+def field(head, name):
+    """The value of the only header of this name in the text of a head."""
+    found = [line for line in head.split("\r\n")[1:] if line.lower().startswith(f"{name.lower()}:")]
+    assert len(found) == 1, f"{len(found)} times {name} in {head!r}"
+    return found[0].partition(":")[2].strip()
+
+
+def generations(answers):
+    """{generation: number of answers}; each has to be hello's 200."""
+    counts = {}
+    for head, body in answers.values():
+        assert head.startswith("HTTP/1.1 200 ") and body == b"hello, world\n", (head, body)
+        number = int(field(head, "Segue-Generation"))
+        counts[number] = counts.get(number, 0) + 1
+    return counts
