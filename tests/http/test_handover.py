@@ -164,6 +164,7 @@ def test_a_final_stop_answers_what_is_in_flight_and_closes_what_is_idle(start):
     event = drained(service)
     assert (event["finished"], event["cut_requests"], event["cut_idle"]) == (2, 0, 0)
     gone(service)
+    service.wait_end()
 
 
 def test_thousand_idle_connections_move(start):

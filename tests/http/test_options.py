@@ -1,5 +1,6 @@
 """The command line: each mistake is one clear sentence, and --check does nothing else."""
 
+import json
 import os
 import re
 import signal
@@ -96,10 +97,7 @@ def test_what_a_client_sends_cannot_forge_a_line_of_the_log(start, folder):
     with Connection(service.address) as connection:
         connection.get('/"\\x%0a')
         connection.get()
-    service.send(signal.SIGTERM)
-    service.log.wait_for("gone")
-    import json
-
+    service.stop()
     targets = [json.loads(line)["target"] for line in log.read_text().splitlines()]
     assert targets[0] == '/"\\x%0a'
 
