@@ -465,16 +465,20 @@ void sgh_connection_run(struct sgh_connection *conn)
 	for (steps = 0; steps < STEPS_MAX; steps++)
 		if (conn->dead || step(conn) == WAIT)
 			break;
+	if (conn->moving) {
+		loop->current = NULL;
+		return;
+	}
 	if (!conn->dead && !sgh_output_flush(conn))
 		steps = 0;
 	if (conn->req)
 		sgh_response_publish(conn->req);
-	if (!conn->dead && !conn->moving)
+	if (!conn->dead)
 		close_input(conn);
 	loop->current = NULL;
 	if (conn->dead)
 		sgh_connection_kill(conn);
-	else if (steps == STEPS_MAX && !conn->moving)
+	else if (steps == STEPS_MAX)
 		sgh_connection_wake(conn);
 }
 

@@ -19,20 +19,6 @@ struct passing {
 	bool taken;
 };
 
-static int post_connection(struct sgh_loop *to, struct sgh_connection *conn, bool taken,
-                           void (*run)(struct sgh_loop *loop, struct sgh_message *message))
-{
-	struct passing *passing = malloc(sizeof(*passing));
-
-	if (!passing)
-		return -ENOMEM;
-	passing->message = (struct sgh_message){ .run = run };
-	passing->conn = conn;
-	passing->taken = taken;
-	sgh_loop_post(to, &passing->message);
-	return 0;
-}
-
 /* Back from the thread of the handle. */
 static void come_back(struct sgh_connection *conn)
 {
@@ -98,6 +84,25 @@ static void run_handover(struct sgh_loop *loop, struct sgh_message *message)
 		sgh_verdict(conn, false);
 }
 
+/* The last that the loop does with it; the message makes it the other thread's. */
+static void send_off(struct sgh_connection *conn)
+{
+	struct sgh_loop *loop = conn->loop;
+	struct passing *passing = malloc(sizeof(*passing));
+
+	if (!passing || !sgh_connection_put_by(conn)) {
+		free(passing);
+		conn->dead = 1;
+		return;
+	}
+	sgh_timer_stop(&loop->timers, &conn->timer);
+	sgh_connection_unwatch(conn);
+	sgh_connection_unlink(conn);
+	passing->message = (struct sgh_message){ .run = run_handover };
+	passing->conn = conn;
+	sgh_loop_post(&loop->server->loops[0], &passing->message);
+}
+
 /* Called when a connection runs and no request is in flight. True where it has left, or waits
  * for its last bytes to be taken. */
 bool sgh_drain_leave(struct sgh_connection *conn)
@@ -125,15 +130,7 @@ bool sgh_drain_leave(struct sgh_connection *conn)
 		sgh_connection_deadline(conn,
 		                        sgh_loop_now(loop) + loop->server->options.head_timeout_ms);
 	}
-	if (!sgh_connection_put_by(conn))
-		return false;
-	if (post_connection(&loop->server->loops[0], conn, false, run_handover) < 0) {
-		conn->kept = 1;
-		return false;
-	}
-	sgh_timer_stop(&loop->timers, &conn->timer);
-	sgh_connection_unwatch(conn);
-	sgh_connection_unlink(conn);
+	send_off(conn);
 	return true;
 }
 
