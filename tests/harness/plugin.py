@@ -10,6 +10,7 @@ import pathlib
 import resource
 import subprocess
 import sys
+import zlib
 
 import pytest
 
@@ -60,12 +61,14 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("--all"):
-        return
     long = [item for item in items if item.get_closest_marker("long")]
-    if long:
+    if long and not config.getoption("--all"):
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if not item.get_closest_marker("long")]
+    if hasattr(config, "workerinput"):
+        # xdist gives out runs of neighbours, and neighbours take equally long. An order that is the
+        # same for every worker, and unrelated to that, spreads the slow ones.
+        items.sort(key=lambda item: zlib.crc32(item.nodeid.encode()))
 
 
 # Guards.
