@@ -33,7 +33,7 @@
 	X(CONNECTIONS, "connections", 12, "down") /* a batch; carries them */                   \
 	X(TAKEN, "taken", 13, "up")               /* the batch is the receiver's */             \
 	X(DECLINED, "declined", 14, "up")         /* the batch stays the sender's */            \
-	X(INTRODUCE, "introduce", 15, "down")     /* carries a channel to another generation */ \
+	X(INTRODUCE, "introduce", 15, "both")     /* carries a channel to another generation */ \
 	X(FINAL, "final", 16, "down")             /* drained; these were all the final blobs */ \
 	X(RECEIPT, "receipt", 17, "up")           /* the final state has come */                \
 	X(STOPS, "stops", 18, "up")               /* the sender stops the service on request */ \

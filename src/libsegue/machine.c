@@ -333,7 +333,8 @@ static bool must_stay(struct segue *segue, enum sg_event event)
 	if (target != NULL)
 		return sg_pidfd_dead(target->pidfd) == 1;
 	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next) {
-		if (peer->role != PEER_SUCCESSOR || peer->doomed || peer->dead || peer->broken)
+		if (peer->role != PEER_SUCCESSOR || peer->doomed || peer->dead || peer->deaf ||
+		    (peer->broken && peer->committed))
 			continue;
 		segue->deadline_ms = sg_now_ms() + SETTLE_MS;
 		sg_timer_arm(segue);
