@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static int channel = -1;
@@ -162,8 +163,9 @@ static void gate(const char *path)
 	close(fd);
 }
 
-static void killed(int signal)
+static void killed(const char *number)
 {
+	int signal = atoi(number);
 	struct rlimit none = { 0, 0 };
 
 	setrlimit(RLIMIT_CORE, &none);
@@ -171,40 +173,80 @@ static void killed(int signal)
 	raise(signal);
 }
 
-static void hang(void)
+static void hang(const char *unused)
 {
+	(void)unused;
 	say_begin("hang");
 	say_end();
 	for (;;)
 		pause();
 }
 
-static void delay(int64_t ms)
+static void delay(const char *ms)
 {
-	int64_t end = sg_now_ms() + ms, left;
+	int64_t end = sg_now_ms() + atoi(ms), left;
 
 	while ((left = end - sg_now_ms()) > 0)
 		poll(NULL, 0, (int)left);
 }
 
+static void change_directory(const char *path)
+{
+	if (chdir(path) < 0)
+		abort();
+}
+
+static void set_umask(const char *octal)
+{
+	umask((mode_t)strtoul(octal, NULL, 8));
+}
+
+static void set_variable(const char *assignment)
+{
+	putenv((char *)assignment);
+}
+
+static void ignore(const char *number)
+{
+	signal(atoi(number), SIG_IGN);
+}
+
+static void block(const char *number)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, atoi(number));
+	sigprocmask(SIG_BLOCK, &set, NULL);
+}
+
+static void leave(const char *code)
+{
+	_exit(atoi(code));
+}
+
 static void one(const char *what)
 {
+	static const struct {
+		const char *name;
+		void (*function)(const char *argument);
+	} table[] = { { "exit", leave },
+		      { "signal", killed },
+		      { "hang", hang },
+		      { "gate", gate },
+		      { "delay", delay },
+		      { "raw", raw },
+		      { "chdir", change_directory },
+		      { "umask", set_umask },
+		      { "setenv", set_variable },
+		      { "ignore", ignore },
+		      { "block", block } };
 	const char *colon = strchrnul(what, ':');
-	const char *argument = *colon == ':' ? colon + 1 : "";
 	size_t len = (size_t)(colon - what);
 
-	if (strncmp(what, "exit", len) == 0)
-		_exit(atoi(argument));
-	else if (strncmp(what, "signal", len) == 0)
-		killed(atoi(argument));
-	else if (strncmp(what, "hang", len) == 0)
-		hang();
-	else if (strncmp(what, "gate", len) == 0)
-		gate(argument);
-	else if (strncmp(what, "delay", len) == 0)
-		delay(atoi(argument));
-	else if (strncmp(what, "raw", len) == 0)
-		raw(argument);
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+		if (strlen(table[i].name) == len && strncmp(what, table[i].name, len) == 0)
+			table[i].function(*colon == ':' ? colon + 1 : "");
 }
 
 void behave(const struct config *config, const char *stage)
