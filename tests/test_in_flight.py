@@ -268,7 +268,7 @@ def test_a_stop_answers_what_is_in_flight(start):
         assert service.log.wait_for("draining", generation=1)["requests"] == 8
         # Nobody waits for what is silent.
         assert idle.again().rest() == b""
-        assert generations(crowd.answers()) == {1: 8}
+        assert generations(crowd.answers(then_ends=True)) == {1: 8}
         service.wait_end()
         assert gone(service, 1)["finished"] == 8
         with pytest.raises(ConnectionRefusedError):

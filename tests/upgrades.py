@@ -99,9 +99,9 @@ class Crowd:
         """Nothing has come on any of them, not even its end."""
         return not self._poll.poll(0)
 
-    def answers(self, count=None, deadline=None):
+    def answers(self, count=None, deadline=None, then_ends=False):
         """Waits until so many connections (all) have one whole answer each; {socket: (head, body)}.
-        Heads are decoded, bodies bytes."""
+        Heads are decoded, bodies bytes. then_ends: the server closes each after its answer."""
         deadline = until(deadline)
         wanted = len(self) if count is None else count
         found, parts = {}, {}
@@ -112,6 +112,9 @@ class Crowd:
             for descriptor, _ in ready:
                 one = self.sockets[descriptor]
                 data = one.recv(65536)
+                if then_ends and one in found and not data:
+                    self._poll.unregister(one)
+                    continue
                 assert data, f"closed after {len(found)} answers: {parts.get(one, b'')!r}"
                 assert one not in found, f"unasked: {data[:200]!r}"
                 parts[one] = parts.get(one, b"") + data
