@@ -359,6 +359,33 @@ UNIT_CASE(what_the_kernel_does_not_take_waits_in_order_with_its_descriptors)
 	two_close(&two);
 }
 
+/* The kernel has room again, but what waits comes first. */
+UNIT_CASE(a_message_does_not_overtake_those_that_wait)
+{
+	struct sg_message message = { .type = SG_MESSAGE_TAKEN }, got;
+	struct two two;
+	int fds[SG_WIRE_FDS_MAX];
+	uint32_t sent, next = 0;
+	size_t fds_len;
+
+	two_open(&two);
+	for (sent = 0; two.here.queued < 3; sent++) {
+		message.serial = sent;
+		CHECK_INT(sg_channel_send(&two.here, &message, NULL, 0), 0);
+	}
+	for (; next < 100; next++)
+		CHECK_INT(receive(&two.there, &got, fds, &fds_len), 1);
+	message.serial = sent++;
+	CHECK_INT(sg_channel_send(&two.here, &message, NULL, 0), 0);
+	CHECK_INT(two.here.queued, 4);
+	CHECK_INT(sg_channel_flush(&two.here), 0);
+	for (; next < sent; next++) {
+		CHECK_INT(receive(&two.there, &got, fds, &fds_len), 1);
+		CHECK_INT(got.serial, next);
+	}
+	two_close(&two);
+}
+
 UNIT_CASE(the_largest_message_passes_and_one_byte_more_is_refused)
 {
 	static uint8_t items[SG_WIRE_BODY_MAX + 1], bytes[SG_WIRE_BODY_MAX];

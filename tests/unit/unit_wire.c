@@ -297,6 +297,21 @@ UNIT_CASE(a_text_of_511_bytes_passes_and_an_empty_one_too)
 	CHECK_INT(strlen(got.text), SG_WIRE_TEXT_MAX - 1);
 }
 
+UNIT_CASE(a_text_of_512_bytes_is_refused)
+{
+	static uint8_t buffer[SG_WIRE_MAX];
+	struct sample sample = { "pid-file", { .type = SG_MESSAGE_PID_FILE } };
+	struct sg_message got;
+	size_t len;
+
+	memset(sample.message.name, 'x', SG_WIRE_TEXT_MAX - 1);
+	len = (size_t)encode(buffer, &sample);
+	buffer[len] = 'x';
+	patch_u32(buffer + 8, (uint32_t)(len + 1 - SG_WIRE_HEADER));
+	patch_u32(buffer + SG_WIRE_HEADER, SG_WIRE_TEXT_MAX);
+	CHECK_INT(decode_copy(&got, buffer, len + 1), -EPROTO);
+}
+
 UNIT_CASE(ready_speaks_of_0_to_128_listeners)
 {
 	static uint8_t buffer[SG_WIRE_MAX];
