@@ -271,6 +271,9 @@ static int open_steps(struct segue *segue, const struct segue_options *options)
 {
 	int channel, r = copy_options(segue, options);
 
+	/* Before anything is opened: what is not passed must not be one of our own. */
+	if (r == 0)
+		r = sg_listeners_from_manager(segue);
 	if (r == 0)
 		r = probe_kernel(segue);
 	if (r == 0)
@@ -280,9 +283,8 @@ static int open_steps(struct segue *segue, const struct segue_options *options)
 	channel = take_channel(segue);
 	if (channel < -1)
 		return channel;
-	r = sg_listeners_from_manager(segue);
 	/* The environment of every successor: without what was meant for this process only. */
-	if (r == 0 && sg_origin_take(&segue->origin) < 0)
+	if (sg_origin_take(&segue->origin) < 0)
 		r = sg_fail(segue, -ENOMEM, "no memory for arguments and environment");
 	if (r == 0 && copy_check(segue) < 0)
 		r = sg_fail(segue, -ENOMEM, "no memory for the check's arguments");
