@@ -90,6 +90,11 @@ def test_an_installation_consists_of_libraries_headers_and_package_files(install
         assert (installed.pkgconfig / f"{package}.pc").is_file(), package
 
 
+def test_an_installation_is_where_pkg_config_looks(installed):
+    looked = output("pkg-config", "--variable", "pc_path", "pkg-config").strip().split(":")
+    assert "/" + str(installed.pkgconfig.relative_to(installed.folder)) in looked
+
+
 def test_an_installation_holds_no_private_file(installed):
     allowed = re.compile(
         r"usr/local/(include/segue(\.h|/\w+\.h)|lib/[\w/-]*(libsegue(-http)?\.(a|so[.\d]*)"
@@ -102,7 +107,7 @@ def test_an_installation_holds_no_private_file(installed):
 
 def test_a_prefix_of_ones_own_is_used_without_destdir(build, folder):
     second, prefix = folder / "build", folder / "prefix"
-    output("/usr/bin/meson", "setup", "--prefix", prefix, second, ROOT)
+    output("/usr/bin/meson", "setup", "-Dbuildtype=plain", "--prefix", prefix, second, ROOT)
     output("ninja", "-j2", "--quiet", "-C", second)
     output("/usr/bin/meson", "install", "--no-rebuild", "--quiet", "-C", second)
     installed = Installed(prefix, prefix)
