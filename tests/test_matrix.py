@@ -378,6 +378,8 @@ def check_idle(pair, client, dead):
             answer = client.again().ask()
     except Closed:
         log = pair.actor.log
+        if dead and pair.serves["both" if len(dead) == 2 else min(dead)]:
+            pair.actor.read_log()
         if dead == {"a"}:
             assert not log.find("adopted", client=client.name, generation=2), (
                 f"{client} was the successor's, which was not killed"
@@ -566,3 +568,117 @@ def test_every_state_of_the_table_has_a_case(build):
     ).stdout
     states = {line.split()[0] for line in printed.splitlines()}
     assert states == {state for state, _, _ in SCENES.values()}
+
+
+# Three generations: the first drains, the second serves, the third comes.
+
+STEPS = ("open", "start", "ready", "serving")
+LEFT = {  # who serves when these were killed
+    "": "c",
+    "a": "c",
+    "b": "c",
+    "c": "b",
+    "bc": "a",
+}
+
+
+class Trio:
+    def __init__(self, actor):
+        self.actor = actor.start()
+        self.a = actor.first
+        self.idle = [actor.connect(f"idle{at}") for at in range(6)]
+        self.busy = {"a": [self.hold(f"a{at}") for at in range(3)]}
+        self.b = actor.service.process(actor.service.upgrade()["pid"])
+        for client in self.idle:
+            actor.log.wait_for("adopted", client=client.name, generation=2)
+        self.idle += [actor.connect(f"later{at}") for at in range(4)]
+        self.busy["b"] = [self.hold("b0")]
+        self.busy["c"] = []
+        self.c = None
+        self.release = []
+
+    def hold(self, name):
+        client = self.actor.connect(name).send("hold")
+        with_others = self.actor.connect()
+        wait_until(lambda: with_others.ask(f"busy {name}").text == "1", name, lambda: None)
+        with_others.close()
+        self.actor.clients.remove(with_others)
+        return client
+
+    def reach(self, step):
+        """Brings the third generation to a step, and keeps it there."""
+        actor = self.actor
+        held = None
+        if step != "serving":
+            held = actor.hold("*" if step == "open" else 3, f"{step}-hold")
+        mark = actor.log.mark()
+        actor.service.send(signal.SIGUSR2, self.b.pid)
+        self.c = actor.successor(since=mark)
+        if held is not None:
+            held.wait()
+            self.release.append(held.release)
+        if step == "ready":
+            actor.log.wait_for("drain", generation=2)
+        if step == "serving":
+            actor.wait_state("serving", 3)
+            for client in self.idle:
+                actor.log.wait_for("taken", client=client.name, generation=2)
+
+
+def may_be_closed(trio, client, dead):
+    log = trio.actor.log
+    trio.actor.read_log()
+    moved = log.find("adopted", client=client.name, generation=3)
+    if "b" in dead and not moved:
+        return True
+    return "c" in dead and (moved or log.find("taken", client=client.name, generation=2))
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("dead", LEFT, ids=lambda dead: dead or "none")
+def test_of_three_generations_whoever_is_left_serves_all(actor, step, dead):
+    trio = Trio(actor)
+    trio.reach(step)
+    for name in dead:
+        getattr(trio, name).send(signal.SIGKILL)
+    for name in dead:
+        getattr(trio, name).wait()
+    for release in trio.release:
+        release()
+    left = LEFT[dead]
+    if dead == "b" and step == "open":
+        left = "a"  # The third cannot know that the first lives: it ends, so that only one serves.
+    who = getattr(trio, left)
+    actor.log.wait_for("state", pid=who.pid, to="serving")
+    alive = []
+    for client in trio.idle:
+        try:
+            client.again().ask()
+            alive.append(client)
+        except Closed:
+            assert may_be_closed(trio, client, dead), f"{client} was closed"
+    for name, clients in trio.busy.items():
+        for client in clients:
+            try:
+                assert client.again().raw(b"go\n").read().pid == getattr(trio, name).pid
+                assert name not in dead
+                alive.append(client)
+            except Closed:
+                assert name in dead, f"{client} was closed"
+    service = actor.service
+    for process in (trio.a, trio.b, trio.c):
+        if process is not who:
+            service.wait_exit(process.pid)
+    assert {actor.connect().ask().pid for _ in range(4)} == {who.pid} == {service.pid}
+    for client in alive:
+        assert client.again().ask().pid == who.pid
+        assert client.silent()
+    if dead:
+        event = service.upgrade()
+        service.wait_exit(who.pid)
+        assert {client.again().ask().pid for client in alive} <= {event["pid"]}
+    service.reap()
+    assert [stat.pid for stat in processes.of_session(service.session)] == [service.pid]
+    for name in dead:
+        assert service.exit_codes.get(getattr(trio, name).pid) in (-signal.SIGKILL, None)
+    service.expected_exits = {0, 1, -signal.SIGKILL}

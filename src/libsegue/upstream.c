@@ -356,6 +356,19 @@ static int join_fails(struct segue *segue, int error)
 	return error == -EPROTONOSUPPORT ? -EPROTO : error;
 }
 
+/* A process that dies closes its channel before, maybe, its listeners and the lock of its pid
+ * file: they are free when its pidfd says so. */
+static int wait_for_death(const struct peer *peer)
+{
+	struct pollfd poller = { .fd = peer->pidfd, .events = POLLIN };
+	int r;
+
+	do {
+		r = poll(&poller, 1, JOIN_MS);
+	} while (r < 0 && errno == EINTR);
+	return r > 0 ? 0 : r < 0 ? -errno : -ETIMEDOUT;
+}
+
 /*
  * Joins the predecessor at the other end: greetings, introductions, listeners. Where the
  * predecessor dies before it has offered its listeners, this generation serves alone, unless
@@ -378,6 +391,9 @@ int sg_upstream_join(struct segue *segue, int channel_fd)
 	(void)sg_peer_send_hello(peer);
 	r = sg_upstream_wait(segue, offered, JOIN_MS);
 	if (r == -EPIPE && others == 0) {
+		r = wait_for_death(peer);
+		if (r < 0)
+			return join_fails(segue, r);
 		sg_queue_warning(segue, EOWNERDEAD,
 		                 "the predecessor died during the handover; serving alone");
 		return 0;

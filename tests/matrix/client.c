@@ -158,6 +158,8 @@ static void command(struct client *client, const char *id, const char *what, con
 	else if (strcmp(what, "busy") == 0)
 		snprintf(text, sizeof(text), "%d",
 		         named(argument) != NULL ? (int)named(argument)->busy : -1);
+	else if (strcmp(what, "say") == 0)
+		tell("said", ", \"text\": \"%s\"", quoted(argument));
 	else if (strcmp(what, "state") == 0)
 		snprintf(text, sizeof(text), "%s", segue_state_name(segue_current_state(segue)));
 	else if (strcmp(what, "clients") == 0)

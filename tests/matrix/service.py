@@ -211,6 +211,13 @@ class Actor:
         event = self.log.wait_for("started", since=since, deadline=deadline)
         return self.service.process(event["child"])
 
+    def read_log(self):
+        """All that was told until now has been read: the generations share one pipe."""
+        text = f"mark-{self.next()}"
+        with Client(self.address) as client:
+            client.ask(f"say {text}")
+        self.log.wait_for("said", text=text)
+
     def close(self):
         for client in self.clients:
             client.close()
