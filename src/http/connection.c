@@ -133,6 +133,16 @@ void sgh_connection_free(struct sgh_connection *conn)
 	sgh_accept_again(loop);
 }
 
+/* What the client has not taken would stay in the kernel for as long as it likes: a reset
+ * gives that up, and says that the response is not whole. */
+static void give_up_unsent(const struct sgh_connection *conn)
+{
+	struct linger now = { .l_onoff = 1, .l_linger = 0 };
+
+	if (conn->out)
+		setsockopt(conn->fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+}
+
 /* Close at once. Where it runs just now, the run ends it. */
 void sgh_connection_kill(struct sgh_connection *conn)
 {
@@ -142,6 +152,7 @@ void sgh_connection_kill(struct sgh_connection *conn)
 	if (conn->loop->current == conn || conn->killed)
 		return;
 	conn->killed = 1;
+	give_up_unsent(conn);
 	sgh_timer_stop(&conn->loop->timers, &conn->timer);
 	sgh_connection_unwatch(conn);
 	sgh_connection_unlink(conn);

@@ -556,6 +556,8 @@ static void on_segue(uv_poll_t *poll, int status, int events)
 
 	while (!server->gone && segue_dispatch(server->segue, &event) > 0)
 		on_event(server, &event);
+	/* A verdict may have been the last thing that was missing. */
+	check_drained(&server->loops[0]);
 	if (server->gone)
 		leave(server);
 	else
