@@ -1,9 +1,11 @@
 """Live connections over an upgrade: what moves, what stays, what is counted."""
 
+import pathlib
 import signal
 
 import pytest
 
+from harness.builds import put_program
 from harness.http import Closed, Connection, request
 
 
@@ -191,3 +193,63 @@ def test_a_counter_is_carried_over(start):
         assert answers == list(range(number * 5 - 4, number * 5 + 1))
         upgrade(service, number + 1)
         gone(service, number)
+
+
+@pytest.fixture
+def with_stranger(start, compile_c, folder):
+    """A hello whose next version will be stranger.c."""
+
+    def start_one(*arguments):
+        hello = compile_c(pathlib.Path("examples/hello.c"), http=True)
+        program = put_program(hello, folder / "program")
+        service = start(program, *arguments)
+        put_program(compile_c(pathlib.Path("tests/http/stranger.c")), folder / "program")
+        return service
+
+    return start_one
+
+
+def test_a_connection_that_cannot_move_is_told_to_close_by_its_next_answer(with_stranger):
+    service = with_stranger()
+    with Connection(service.address) as connection:
+        assert connection.get().generation == 1
+        upgrade(service)
+        # The drain has begun; whether the answer is still without it depends on who is faster.
+        service.log.wait_for("draining", generation=1)
+        answer = connection.get()
+        assert answer.generation == 1 and answer.header("Connection") == "close"
+        assert connection.rest() == b""
+    gone(service)
+    assert drained(service)["moved"] == 0
+
+
+def test_a_connection_that_cannot_move_and_stays_silent_is_cut_and_counted(with_stranger):
+    service = with_stranger("--drain-timeout", "500ms")
+    with Connection(service.address) as connection:
+        assert connection.get().generation == 1
+        upgrade(service)
+        assert connection.rest() == b""
+    gone(service)
+    event = drained(service)
+    assert (event["moved"], event["cut_idle"], event["cut_requests"]) == (0, 1, 0)
+
+
+def test_when_the_successor_dies_the_predecessor_serves_again(start):
+    service = start("hello")
+    service.expected_exits.add(-signal.SIGKILL)
+    address = service.address
+    with Connection(address) as busy:
+        busy.send(request("GET", "/hello?delay=3s"))
+        with Connection(address) as other:
+            assert other.get().generation == 1
+        successor = upgrade(service)["pid"]
+        service.log.wait_for("draining", generation=1)
+        service.send(signal.SIGKILL, successor)
+        service.log.wait_for("resumed", generation=1)
+        with Connection(address) as other:
+            assert other.get().generation == 1
+            assert busy.response().generation == 1
+            assert busy.get().generation == 1
+            after = service.upgrade()
+            assert after["pid"] != successor and gone(service)
+            assert other.get().pid == busy.get().pid == after["pid"]
