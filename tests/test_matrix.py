@@ -14,7 +14,6 @@ import sys
 import pytest
 
 from harness import processes
-from harness.deadline import until
 from harness.manager import NotifySocket
 from matrix.service import Closed, actor, kinds, wait_until  # noqa: F401, a fixture
 
@@ -427,11 +426,11 @@ def finish(pair, role, dead):
         with pytest.raises((OSError, Closed)):
             pair.actor.connect().ask()
         return
+    pair.actor.log.wait_for("state", pid=who.pid, to="serving")
     busy_owners = {"busy": "a", "later": "b"}
     for client in pair.busy:
         check_busy(pair, client, dead, busy_owners[client.name])
     answers = [check_idle(pair, client, dead) for client in pair.idle]
-    pair.actor.log.wait_for("state", pid=who.pid, to="serving")
     # Whoever could go on serving beside it has ended, or ends now.
     for process in (pair.a, pair.b):
         if process is not None and process is not who:

@@ -13,7 +13,6 @@ import time
 import pytest
 
 from harness import processes
-from harness.deadline import until
 from matrix.service import PROGRAM, Closed, actor, kinds, pause, wait_until  # noqa: F401, a fixture
 
 CONNECTION_MAX = 61440
