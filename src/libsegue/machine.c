@@ -174,16 +174,29 @@ static void follow(struct segue *segue)
 		say_drain(segue, false);
 }
 
-/* The final state goes to whoever serves now; again, where that one died before its receipt. */
+/* A process closes its channel before it is dead. */
+static bool successor_may_be_dying(struct segue *segue)
+{
+	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
+		if (peer->role == PEER_SUCCESSOR && !peer->doomed && peer->channel.fd < 0)
+			return true;
+	return false;
+}
+
+/*
+ * The final state goes to whoever serves now; again, where that one died before its receipt.
+ * While it may be dying nobody leaves: its death hands the service back, or the deadline ends
+ * the wait.
+ */
 void sg_machine_settle(struct segue *segue)
 {
 	struct peer *target = sg_peer_target(segue);
+	int r = target != NULL ? sg_state_send_final(target) : -ENOTCONN;
 
-	if (target == NULL || sg_state_send_final(target) < 0) {
+	if (r >= 0)
+		target->final_sent = true;
+	else if (r != -EPIPE && !successor_may_be_dying(segue))
 		sg_machine_post(segue, SG_EVENT_SETTLED);
-		return;
-	}
-	target->final_sent = true;
 }
 
 static void leave(struct segue *segue, enum sg_event event)
