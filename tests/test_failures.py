@@ -410,6 +410,11 @@ def test_nonsense_after_the_commit_ends_the_channel_and_nobody(subject, kind):
             assert fresh.get().pid == successor
         # Handed over before the nonsense was read, or kept because of it; never lost.
         assert kept.get().pid in (pid, successor)
+    if kind == "close":
+        # A channel that has ended may mean a successor that is dying: that is waited for.
+        one.log.wait_for("state", since=mark, pid=pid, to="drained")
+        one.service.send(signal.SIGTERM, pid)
+        one.service.send(signal.SIGINT, pid)
     assert one.service.wait_exit(pid) == 0
     one.configure()
     one.upgrade()
@@ -458,6 +463,22 @@ def test_a_committed_successor_that_hangs_can_be_ended_while_the_predecessor_dra
     assert one.pid == pid
     taken_back = one.ended(mark, outcome="taken-back")["reason"]
     assert taken_back == "generation 2 ended after its commit; generation 1 serves again"
+    one.configure()
+    one.upgrade()
+
+
+def test_a_successor_that_dies_right_after_it_was_ready_costs_nothing(subject):
+    """Without probation and with nothing to drain: the predecessor has almost gone, and comes back
+    whichever of its steps the death meets. (Later, when it has gone, only probation helps.)"""
+    one = subject()
+    pid = one.pid
+    for _ in range(10):
+        one.behave("ready:signal:9")
+        mark = one.ask()
+        one.ended(mark, outcome="taken-back")
+        one.log.wait_for("resume", since=mark)
+        with Connection(one.address()) as fresh:
+            assert fresh.get().pid == pid
     one.configure()
     one.upgrade()
 

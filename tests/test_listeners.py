@@ -263,10 +263,9 @@ def test_a_unix_path_is_there_until_the_final_stop(subject, folder):
 def test_a_failed_upgrade_leaves_the_path(subject, folder):
     path = folder / "app.sock"
     one = subject(f"unix://{path}")
-    for behaviour in ("open:exit:1", "listen:exit:0", "listen:signal:9", "ready:signal:9"):
+    for behaviour in ("open:exit:1", "listen:exit:0", "listen:signal:9"):
         one.configure("--listen", f"unix://{path}", "--behave", behaviour)
-        one.ended(one.ask())
-        eventually(lambda: len(one.service.running), 1)
+        one.fails()
         assert ask(str(path)).status == 200
     listen(one, f"unix://{path}")
     one.upgrade()
