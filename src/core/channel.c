@@ -99,11 +99,11 @@ static int send_now(int fd, const uint8_t *bytes, size_t len, const int *fds, si
 	return n < 0 ? -errno : 0;
 }
 
-/* Reasons which pass: the message waits. Too many descriptors in flight is none of them, for
- * the socket stays writable and a wait for it would spin. */
-static bool waits(int error)
+/* Memory, or descriptors in flight, of the whole user: the socket stays writable, and a wait
+ * for it would spin. */
+bool sg_channel_passes(int error)
 {
-	return error == -EAGAIN || error == -ENOBUFS || error == -ENOMEM;
+	return error == -ENOBUFS || error == -ENOMEM || error == -ETOOMANYREFS;
 }
 
 static int enqueue(struct sg_channel *channel, const uint8_t *bytes, size_t len, const int *fds,
@@ -131,26 +131,50 @@ static int enqueue(struct sg_channel *channel, const uint8_t *bytes, size_t len,
 	return 0;
 }
 
-int sg_channel_send(struct sg_channel *channel, const struct sg_message *message, const int *fds,
-                    size_t fds_len)
+/* Encodes into a buffer that serves until the next message. */
+static ssize_t encode(const struct sg_channel *channel, const struct sg_message *message,
+                      size_t fds_len, uint8_t **ret_buffer)
 {
 	static __thread uint8_t buffer[SG_WIRE_MAX];
-	ssize_t len;
-	int r;
 
 	if (channel->fd < 0)
 		return -EPIPE;
 	if (fds_len > SG_WIRE_FDS_MAX)
 		return -EMSGSIZE;
-	len = sg_wire_encode(buffer, message);
+	*ret_buffer = buffer;
+	return sg_wire_encode(buffer, message);
+}
+
+static int try_encoded(struct sg_channel *channel, const uint8_t *buffer, size_t len,
+                       const int *fds, size_t fds_len)
+{
+	int r = channel->first == NULL ? send_now(channel->fd, buffer, len, fds, fds_len) : -EAGAIN;
+
+	return r == -ECONNRESET ? -EPIPE : r;
+}
+
+int sg_channel_try(struct sg_channel *channel, const struct sg_message *message, const int *fds,
+                   size_t fds_len)
+{
+	uint8_t *buffer;
+	ssize_t len = encode(channel, message, fds_len, &buffer);
+
+	return len < 0 ? (int)len : try_encoded(channel, buffer, (size_t)len, fds, fds_len);
+}
+
+int sg_channel_send(struct sg_channel *channel, const struct sg_message *message, const int *fds,
+                    size_t fds_len)
+{
+	uint8_t *buffer;
+	ssize_t len = encode(channel, message, fds_len, &buffer);
+	int r;
+
 	if (len < 0)
 		return (int)len;
-	if (channel->first == NULL) {
-		r = send_now(channel->fd, buffer, (size_t)len, fds, fds_len);
-		if (!waits(r))
-			return r == -ECONNRESET ? -EPIPE : r;
-	}
-	return enqueue(channel, buffer, (size_t)len, fds, fds_len);
+	r = try_encoded(channel, buffer, (size_t)len, fds, fds_len);
+	if (r == -EAGAIN || sg_channel_passes(r))
+		return enqueue(channel, buffer, (size_t)len, fds, fds_len);
+	return r;
 }
 
 int sg_channel_flush(struct sg_channel *channel)
@@ -159,8 +183,6 @@ int sg_channel_flush(struct sg_channel *channel)
 		struct sg_outgoing *first = channel->first;
 		int r = send_now(channel->fd, first->bytes, first->len, first->fds, first->fds_len);
 
-		if (waits(r))
-			return -EAGAIN;
 		if (r < 0)
 			return r == -ECONNRESET ? -EPIPE : r;
 		channel->first = first->next;

@@ -30,12 +30,22 @@ void sg_channel_done(struct sg_channel *channel);
 
 /*
  * Sends, or queues. Descriptors are borrowed. -EPIPE where the other end is gone,
- * -EMSGSIZE, -EMFILE and -ENOMEM where the message could not be queued, -ETOOMANYREFS.
+ * -EMSGSIZE, -EMFILE and -ENOMEM where the message could not be queued.
  */
 int sg_channel_send(struct sg_channel *channel, const struct sg_message *message, const int *fds,
                     size_t fds_len);
 
-/* Sends what waits. 0, -EAGAIN where more waits, or the error. */
+/*
+ * Sends now or not at all. -EAGAIN where the channel has no room or earlier messages wait: it
+ * becomes writable. -ENOBUFS, -ENOMEM and -ETOOMANYREFS pass as well, but nothing says when.
+ */
+int sg_channel_try(struct sg_channel *channel, const struct sg_message *message, const int *fds,
+                   size_t fds_len);
+
+/* Is this an error that passes without the channel becoming writable? */
+bool sg_channel_passes(int error);
+
+/* Sends what waits. 0, or the error of the first that still waits, as sg_channel_try(). */
 int sg_channel_flush(struct sg_channel *channel);
 
 /*

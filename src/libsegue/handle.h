@@ -82,6 +82,8 @@ struct peer {
 	struct sg_channel channel;
 	struct watch channel_watch, pidfd_watch;
 	uint32_t channel_events; /* what epoll is asked for */
+	bool wants_room;         /* a batch waits for the channel to become writable */
+	bool stalled;            /* for memory or descriptors in flight: tried again by the timer */
 	int pidfd;
 	pid_t pid;
 	uint64_t generation;
@@ -153,7 +155,7 @@ struct segue {
 	bool owner;     /* this generation has the service: pid file, paths, manager */
 	bool had_drain; /* SEGUE_EVENT_DRAIN with a successor has been said */
 	bool said_ready;
-	bool served; /* at some time, whoever does now */
+	bool served;        /* at some time, whoever does now */
 	bool had_successor; /* has committed one */
 	int unfit;          /* errno: a listener that the program asked for could not be had */
 	bool opened;
@@ -183,6 +185,7 @@ struct segue {
 	int barrier_fd;
 	struct watch barrier_watch;
 	int64_t watchdog_due_ms, extend_due_ms; /* -1: none */
+	int64_t retry_due_ms;                   /* -1: no channel is stalled */
 };
 
 /* segue.c */
@@ -216,6 +219,10 @@ void sg_peer_doom(struct peer *peer);
 void sg_peer_sweep(struct segue *segue);
 int sg_peer_send(struct peer *peer, const struct sg_message *message, const int *fds,
                  size_t fds_len);
+int sg_peer_try(struct peer *peer, const struct sg_message *message, const int *fds,
+                size_t fds_len);
+void sg_peer_stall(struct peer *peer);
+void sg_peer_retry(struct segue *segue, int64_t now_ms);
 int sg_peer_send_type(struct peer *peer, enum sg_message_type type);
 int sg_peer_send_hello(struct peer *peer);
 struct peer *sg_peer_direct(struct segue *segue, enum peer_role role);

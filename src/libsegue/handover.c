@@ -166,12 +166,14 @@ static int send_batch(struct segue *segue, struct peer *target)
 	int fds[SG_WIRE_FDS_MAX];
 	int r;
 
-	if (batch == NULL)
+	if (batch == NULL) {
+		sg_peer_stall(target);
 		return -ENOMEM;
+	}
 	batch->serial = segue->next_serial;
 	list_init(&batch->entries);
 	fill(segue, batch, &message, fds, items);
-	r = sg_peer_send(target, &message, fds, message.count);
+	r = sg_peer_try(target, &message, fds, message.count);
 	if (r < 0) {
 		put_back(segue, batch);
 		return r;
@@ -213,12 +215,12 @@ void sg_handover_pump(struct segue *segue)
 		         "the successor cannot read records of this version");
 		return;
 	}
-	while (segue->waiting.count > 0 && target->batches_len < WINDOW &&
-	       target->channel.queued == 0) {
+	while (segue->waiting.count > 0 && target->batches_len < WINDOW && !target->stalled) {
 		int r = send_batch(segue, target);
 
-		if (r == -EPIPE || r == -ETOOMANYREFS)
-			return; /* its death, or an answer, comes and pumps again */
+		/* Its death, room in the channel, or the timer comes and pumps again. */
+		if (r == -EPIPE || r == -EAGAIN || sg_channel_passes(r))
+			return;
 		if (r < 0) {
 			verdict(segue, list_shift(&segue->waiting), false, strerror(-r));
 			continue;

@@ -33,9 +33,13 @@ int sg_manager_open(struct segue *segue)
 	pid_t holder = 0;
 	int r = sg_notify_open(&segue->notify);
 
+	if (r == -EINVAL)
+		return sg_fail(segue, r, "NOTIFY_SOCKET='%.100s' is neither a path nor an @name",
+		               getenv("NOTIFY_SOCKET"));
+	/* The service can do without its manager; its upgrades, too. */
 	if (r < 0)
-		return sg_fail(segue, r, "NOTIFY_SOCKET='%.100s' cannot be reached: %s",
-		               getenv("NOTIFY_SOCKET"), strerror(-r));
+		sg_queue_warning(segue, r, "NOTIFY_SOCKET='%.100s' cannot be reached: %s",
+		                 getenv("NOTIFY_SOCKET"), strerror(-r));
 	if (segue->pid_file_path == NULL || segue->pidfile_held)
 		return 0;
 	r = sg_pidfile_claim(&segue->pidfile, segue->pid_file_path, &holder);

@@ -97,14 +97,24 @@ void sg_peer_sweep(struct segue *segue)
 	}
 }
 
+#define RETRY_MS 50
+
 static void update_events(struct peer *peer)
 {
-	uint32_t events = EPOLLIN | (peer->channel.queued > 0 ? EPOLLOUT : 0);
+	bool room = (peer->channel.queued > 0 || peer->wants_room) && !peer->stalled;
+	uint32_t events = EPOLLIN | (room ? EPOLLOUT : 0);
 
 	if (events == peer->channel_events || peer->channel_watch.fd < 0)
 		return;
 	peer->channel_events = events;
 	sg_watch_change(peer->segue, &peer->channel_watch, events);
+}
+
+void sg_peer_stall(struct peer *peer)
+{
+	peer->stalled = true;
+	peer->segue->retry_due_ms = sg_now_ms() + RETRY_MS;
+	sg_timer_arm(peer->segue);
 }
 
 int sg_peer_send(struct peer *peer, const struct sg_message *message, const int *fds,
@@ -114,6 +124,43 @@ int sg_peer_send(struct peer *peer, const struct sg_message *message, const int 
 
 	update_events(peer);
 	return r;
+}
+
+int sg_peer_try(struct peer *peer, const struct sg_message *message, const int *fds, size_t fds_len)
+{
+	int r = sg_channel_try(&peer->channel, message, fds, fds_len);
+
+	peer->wants_room = r == -EAGAIN;
+	if (sg_channel_passes(r))
+		sg_peer_stall(peer);
+	update_events(peer);
+	return r;
+}
+
+static void flush(struct peer *peer)
+{
+	int r = sg_channel_flush(&peer->channel);
+
+	peer->wants_room = false;
+	if (r == 0)
+		sg_upstream_release(peer);
+	else if (sg_channel_passes(r))
+		sg_peer_stall(peer);
+	update_events(peer);
+}
+
+void sg_peer_retry(struct segue *segue, int64_t now_ms)
+{
+	if (segue->retry_due_ms < 0 || segue->retry_due_ms > now_ms)
+		return;
+	segue->retry_due_ms = -1;
+	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next) {
+		if (!peer->stalled || peer->doomed)
+			continue;
+		peer->stalled = false;
+		flush(peer);
+	}
+	sg_handover_pump(segue);
 }
 
 int sg_peer_send_type(struct peer *peer, enum sg_message_type type)
@@ -247,13 +294,8 @@ static void channel_ready(struct segue *segue, struct watch *watch, uint32_t eve
 {
 	struct peer *peer = watch->owner;
 
-	if (events & EPOLLOUT) {
-		int r = sg_channel_flush(&peer->channel);
-
-		if (r == 0)
-			sg_upstream_release(peer);
-		update_events(peer);
-	}
+	if (events & EPOLLOUT)
+		flush(peer);
 	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
 		sg_peer_read(peer);
 	if (peer->doomed)

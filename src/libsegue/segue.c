@@ -79,6 +79,8 @@ void sg_timer_arm(struct segue *segue)
 	int64_t due = sg_manager_due(segue);
 	struct itimerspec when = { 0 };
 
+	if (segue->retry_due_ms >= 0 && (due < 0 || segue->retry_due_ms < due))
+		due = segue->retry_due_ms;
 	if (segue->deadline_ms >= 0 && (due < 0 || segue->deadline_ms < due))
 		due = segue->deadline_ms;
 	if (due >= 0) {
@@ -105,6 +107,7 @@ static void timer_ready(struct segue *segue, struct watch *watch, uint32_t event
 	sg_peer_look(segue, false);
 	sg_machine_timer(segue, now);
 	sg_manager_timer(segue, now);
+	sg_peer_retry(segue, now);
 	sg_timer_arm(segue);
 }
 
@@ -321,6 +324,7 @@ int segue_open(struct segue **ret_segue, const struct segue_options *options)
 	segue->pidfile.dir_fd = segue->pidfile.lock_fd = -1;
 	segue->origin.directory_fd = -1;
 	segue->watchdog_due_ms = segue->extend_due_ms = segue->deadline_ms = -1;
+	segue->retry_due_ms = -1;
 	segue->start_ms = SEGUE_FOREVER;
 	segue->events_last = &segue->events_first;
 	segue->generation = 1;
