@@ -174,6 +174,9 @@ def test_a_program_that_a_handler_starts_inherits_no_socket(actor, moment):
     assert set(found) - folder == {0, 1, 2}
     assert found[0] == "/dev/null"
     assert not [target for target in found.values() if target.startswith(("socket:", "anon_inode:"))]
+    # Nor a word of the channel, which it could take for its own.
+    assert asking.ask("variable SEGUE_CHANNEL").text == "-"
+    assert asking.ask("variable PATH").text != "-"
     if moment == "upgrading":
         held.release()
         actor.service.wait_generation(2)

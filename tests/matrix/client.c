@@ -164,6 +164,9 @@ static void command(struct client *client, const char *id, const char *what, con
 		snprintf(text, sizeof(text), "%s", segue_state_name(segue_current_state(segue)));
 	else if (strcmp(what, "clients") == 0)
 		snprintf(text, sizeof(text), "%zu", clients_len);
+	else if (strcmp(what, "variable") == 0)
+		snprintf(text, sizeof(text), "%s",
+		         getenv(argument) != NULL ? getenv(argument) : "-");
 	else if (strcmp(what, "ls") == 0)
 		run_ls(text, sizeof(text));
 	answer(client, id, text);
