@@ -193,6 +193,19 @@ def gate(folder):
         os.close(fifo)
 
 
+# A request whose last byte is to come.
+HOLD = b"POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx"
+
+
+@contextlib.contextmanager
+def held(one):
+    """A request in flight: its head has been read, its body is not whole."""
+    with Connection(one.address()) as connection:
+        # One segment: the answer to its first request says that all of it has been read.
+        connection.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n" + HOLD).response()
+        yield connection
+
+
 def copy(build, path):
     """The test server at a path of its own, for tests that replace it."""
     return put_program(build.program(PROGRAM), path)

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from functional import Subject, asking, copy, eventually, gate, unharmed
+from functional import Subject, asking, copy, eventually, gate, held, unharmed
 from harness import processes
 from harness.builds import put_program
 from harness.http import Connection
@@ -395,14 +395,13 @@ def test_nonsense_after_the_commit_ends_the_channel_and_nobody(subject, kind):
     successor's, whose word for it is not heard any more: the wait for that is the drain's."""
     one = subject("--drain-timeout", 1000)
     pid = one.pid
-    with Connection(one.address()) as kept, Connection(one.address()) as busy:
+    with Connection(one.address()) as kept, held(one) as busy:
         assert kept.get().pid == pid
-        busy.send(b"POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx")
-        eventually(lambda: one.log.find("drain") == [], True)
         one.behave(f"serve:raw:{kind}")
         mark = one.ask()
-        assert one.ended(mark)["outcome"] == "upgraded"
-        successor = one.log.wait_for("serving", since=mark)["pid"]
+        ended = one.ended(mark)
+        assert ended["outcome"] == "upgraded"
+        successor = one.log.wait_for("serving", since=mark, pid=ended["successor_pid"])["pid"]
         one.log.wait_for("drain", since=mark, pid=pid)
         response = busy.send(b"y").response()
         assert response.pid == pid
@@ -448,8 +447,7 @@ def test_a_committed_successor_that_hangs_can_be_ended_while_the_predecessor_dra
     """The predecessor takes the service back, the queue included."""
     one = subject()
     pid = one.pid
-    with Connection(one.address()) as busy:
-        busy.send(b"POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx")
+    with held(one) as busy:
         one.behave("ready:hang")
         mark = one.ask()
         successor = one.ended(mark)["successor_pid"]

@@ -1,4 +1,4 @@
-"""Listeners over upgrades: added, removed, moved, renamed; unix paths from birth to the final stop."""
+"""Listeners over upgrades: added, removed, moved, renamed; unix paths from birth to the end."""
 
 import grp
 import os
@@ -69,8 +69,8 @@ def test_an_added_listener_serves_after_the_upgrade(subject):
 
 
 def test_a_removed_listener_is_closed_and_its_queue_served(subject, folder):
-    """Whoever has connected is served, the one that still waits in the queue too; who comes later is
-    refused, since nobody listens."""
+    """Whoever has connected is served, the one that still waits in the queue too; who comes later
+    is refused, since nobody listens."""
     one = subject(f"a={TCP}", f"b={TCP}")
     first, removed = one.pid, one.address("b")
     os.mkfifo(folder / "gate")
@@ -369,7 +369,8 @@ def test_a_file_at_the_path_is_left_alone_at_start(folder, refused):
     path.write_text("mine")
     name = f"unix://{path}"
     reason = refused("--listen", name)
-    assert reason == f"listener {name}: {name}: the path exists and is not a socket; it is left alone"
+    assert reason == (
+        f"listener {name}: {name}: the path exists and is not a socket; it is left alone")
     assert path.read_text() == "mine"
 
 
@@ -377,8 +378,8 @@ def test_a_taken_port_is_refused_at_start(refused):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         name = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         assert refused("--listen", f"web={name}") == (
-            f"listener web: {name}: another program has this address, or one that overlaps it; stop "
-            "it or choose another port"
+            f"listener web: {name}: another program has this address, or one that overlaps it; "
+            "stop it or choose another port"
         )
 
 

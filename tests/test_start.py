@@ -1,5 +1,5 @@
-"""How the successor is started: the program as it is found now, by the name it was started with, and
-everything else as it was at the first start, whatever the generations have done to themselves.
+"""How the successor is started: the program as it is found now, by the name it was started with,
+and everything else as it was at the first start, whatever the generations have done to themselves.
 """
 
 import fcntl
@@ -79,7 +79,8 @@ def test_a_name_is_looked_up_in_path_again(by_shell, build, folder):
     for name in ("one", "two"):
         (folder / name).mkdir()
     second = copy(build, folder / "two" / "segue-test-app")
-    one = by_shell('exec segue-test-app "$@"', env={"PATH": f"{folder}/one:{folder}/two:{os.environ['PATH']}"})
+    path = f"{folder}/one:{folder}/two:{os.environ['PATH']}"
+    one = by_shell('exec segue-test-app "$@"', env={"PATH": path})
     assert processes.program(one.pid) == str(second)
     first = copy(build, folder / "one" / "segue-test-app")
     assert processes.program(one.upgrade()) == str(first)
@@ -247,7 +248,8 @@ def test_the_upgrade_signal_is_not_left_ignored(subject):
 
 # What goes through every start.
 
-AWKWARD = ["--note", "two words", "--note", "", "--note", "a\nb\tc", "--note", "'\"$HOME`*", "--note", "ä€"]
+AWKWARD = ["two words", "", "a\nb\tc", "'\"$HOME`*", "ä€"]
+AWKWARD = [word for note in AWKWARD for word in ("--note", note)]
 
 
 def test_arguments_stay_byte_for_byte(subject):
@@ -317,7 +319,8 @@ def test_closed_stdio_is_not_filled_with_sockets(by_shell, program, closed):
 
 
 def test_a_stray_channel_variable_is_an_error(start):
-    service = start(PROGRAM, "--listen", "tcp://127.0.0.1:0", bare=True, env={"SEGUE_CHANNEL": "77"})
+    variables = {"SEGUE_CHANNEL": "77"}
+    service = start(PROGRAM, "--listen", "tcp://127.0.0.1:0", bare=True, env=variables)
     service.expected_exits = {1}
     reason = service.log.wait_for("failed")["reason"]
     assert reason == "SEGUE_CHANNEL names no channel; it is set by a predecessor only"

@@ -4,31 +4,19 @@ request to stop cuts, and an upgrade at the same moment changes none of that.
 
 import contextlib
 import os
-import select
 import signal
 
 import pytest
 
-from functional import Subject, asking, eventually, gate
-from harness import processes
+from functional import Subject, asking, eventually, gate, held
 from harness.http import Closed, Connection
 
-HOLD = b"POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx"
 STOPS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
 
 
 @pytest.fixture
 def subject(start, folder):
     return lambda *options, **more: Subject(start, folder, *options, **more)
-
-
-@contextlib.contextmanager
-def held(one):
-    """A request in flight: its head has been read, its body is not whole."""
-    with Connection(one.address()) as connection:
-        # One segment: the answer to its first request says that all of it has been read.
-        connection.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n" + HOLD).response()
-        yield connection
 
 
 def finish(connection):
@@ -201,8 +189,8 @@ def test_a_stop_to_the_whole_group_during_a_drain_cuts_nothing(draining, number)
         assert not one.log.find("cut")
 
 
-def test_both_stop_signals_during_a_drain_cut_nothing_before_both_have_one(draining):
-    """Ctrl-C reaches everybody; so does what the terminal's shell does next. One each is not two."""
+def test_a_stop_to_who_serves_reaches_who_drains(draining):
+    """A request to the one that serves is passed on to the one that drains; one is not two."""
     with draining() as (one, (first, older), (second, newer), _):
         one.service.send(signal.SIGTERM, second)
         one.log.wait_for("state", pid=first, to="stopping")

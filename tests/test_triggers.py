@@ -9,10 +9,8 @@ import signal
 
 import pytest
 
-from functional import Subject, asking, eventually, gate
+from functional import Subject, asking, eventually, gate, held
 from harness.http import Connection
-
-HOLD = b"POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nx"
 
 
 @pytest.fixture
@@ -80,8 +78,7 @@ def test_calls_at_once_start_one_successor(starting, folder, times):
             answers = connection.get(f"/upgrade/{times}").body.decode().splitlines()
         assert len(answers) == times and answers[0] == "0 "
         for answer in answers[1:]:
-            left = says(answer, "-16 upgrade refused: generation 2 starts; it may take N ms more; "
-                        "ask again then")
+            left = says(answer, f"-16 {STARTS}")
             assert 0 < left <= 20000
         one.log.wait_for("gate")
         assert len(one.log.find("upgrade_started")) == 1
@@ -93,7 +90,7 @@ def test_calls_at_once_start_one_successor(starting, folder, times):
 
 @pytest.mark.parametrize("times", [1, 10, 100])
 def test_signals_to_the_whole_group_kill_nobody(subject, times):
-    """`pkill -USR2 server`: each generation that is there gets it, at whatever moment of its start."""
+    """`pkill -USR2 server`: each generation gets it, at whatever moment of its start."""
     one = subject()
     with asking(one.address()):
         for _ in range(times):
@@ -101,13 +98,19 @@ def test_signals_to_the_whole_group_kill_nobody(subject, times):
             one.service.reap()
         one.log.wait_for("upgrade_ended", outcome="upgraded")
         # The service comes to rest: as many ended upgrades as began, and one process.
-        eventually(lambda: len(one.log.find("upgrade_ended", outcome="upgraded"))
-                   == len(one.log.find("upgrade_begins")) and one.service.running == [one.pid], True)
+        eventually(lambda: at_rest(one), True)
     assert not [event for event in one.log.find("upgrade_ended") if event["outcome"] == "failed"]
     assert set(one.service.exit_codes.values()) <= {0, None}
 
 
+def at_rest(one):
+    ended = one.log.find("upgrade_ended", outcome="upgraded")
+    return len(ended) == len(one.log.find("upgrade_begins")) and one.service.running == [one.pid]
+
+
 # The exact answers.
+
+STARTS = "upgrade refused: generation 2 starts; it may take N ms more; ask again then"
 
 
 def test_while_one_starts_the_answer_is_exact(starting, folder):
@@ -117,11 +120,10 @@ def test_while_one_starts_the_answer_is_exact(starting, folder):
         one.ask()
         one.log.wait_for("gate")
         reason = refused(one, pid)
-        left = says(reason, "upgrade refused: generation 2 starts; it may take N ms more; ask again then")
+        left = says(reason, STARTS)
         assert 10000 < left <= 20000
         # The answer is the present one, not a remembered one.
-        eventually(lambda: says(refused(one, pid), "upgrade refused: generation 2 starts; it may take "
-                                "N ms more; ask again then") < left, True)
+        eventually(lambda: says(refused(one, pid), STARTS) < left, True)
         assert one.service.running[0] == pid and len(one.service.running) == 2
         go()
         one.log.wait_for("upgrade_ended", outcome="upgraded")
@@ -146,8 +148,8 @@ def test_while_the_check_runs_the_answer_is_exact(subject, folder):
     mark = one.ask()
     one.log.wait_for("check", since=mark)
     reason = refused(one, one.pid)
-    left = says(reason, "upgrade refused: generation 2 is being checked; it may take N ms more; ask "
-                "again then")
+    left = says(reason, "upgrade refused: generation 2 is being checked; it may take N ms more; "
+                "ask again then")
     assert left <= 1500
     (folder / "verdict").write_text("ok")
     one.log.wait_for("upgrade_ended", since=mark, outcome="failed")
@@ -160,8 +162,8 @@ def test_on_probation_both_answer_exactly(subject):
     mark = one.ask()
     second = one.ended(mark)["successor_pid"]
     one.log.wait_for("serving", since=mark, pid=second)
-    says(refused(one, first), "upgrade refused: generation 2 is on probation; it may take N ms more; "
-         "ask it then")
+    says(refused(one, first), "upgrade refused: generation 2 is on probation; it may take N ms "
+         "more; ask it then")
     says(refused(one, second), "upgrade refused: generation 2 is on probation; it may take N ms "
          "more; ask again then")
     # Its end is said, and from then on the successor may be upgraded.
@@ -176,12 +178,11 @@ def test_on_probation_both_answer_exactly(subject):
 def test_who_drains_names_who_serves(subject):
     one = subject()
     first = one.pid
-    with Connection(one.address()) as busy:
-        busy.send(HOLD)
+    with held(one) as busy:
         one.upgrade(wait_exit=False)
         one.log.wait_for("drain", pid=first)
-        says(refused(one, first), "upgrade refused: generation 1 is draining; it may take N ms more; "
-             "generation 2 serves, ask it")
+        says(refused(one, first), "upgrade refused: generation 1 is draining; it may take N ms "
+             "more; generation 2 serves, ask it")
         assert busy.send(b"y").response().pid == first
     assert one.service.wait_exit(first) == 0
 
@@ -189,19 +190,12 @@ def test_who_drains_names_who_serves(subject):
 def test_who_stops_says_so(subject):
     one = subject()
     pid = one.pid
-    with Connection(one.address()) as busy:
-        busy.send(HOLD)
-        eventually(lambda: ask_state(one), "serving")
+    with held(one) as busy:
         one.service.send(signal.SIGTERM)
         one.log.wait_for("state", to="stopping")
         says(refused(one, pid), "upgrade refused: generation 1 is stopping; it may take N ms more")
         assert busy.send(b"y").response().pid == pid
     assert one.service.wait_exit(pid) == 0
-
-
-def ask_state(one):
-    with Connection(one.address()) as connection:
-        return connection.get("/state").body.decode().strip()
 
 
 # While older generations drain.
@@ -212,24 +206,17 @@ def test_an_upgrade_works_while_an_older_generation_drains(subject):
     one = subject()
     first = one.pid
     with contextlib.ExitStack() as stack:
-        def connect():
-            connection = stack.enter_context(Connection(one.address()))
-            connection.send(HOLD)
-            return connection
-
-        oldest = connect()
-        eventually(lambda: ask_state(one), "serving")
+        oldest = stack.enter_context(held(one))
         second = one.upgrade(wait_exit=False)
-        middle = connect()
-        assert ask_state(one) == "serving"
+        middle = stack.enter_context(held(one))
         third = one.upgrade(wait_exit=False)
-        youngest = connect()
+        youngest = stack.enter_context(held(one))
         assert len(one.service.running) == 3
         assert [c.send(b"y").response().pid for c in (oldest, middle, youngest)] == [
             first, second, third]
         # What was in flight has been answered where it was read, and lives on where it is served.
         assert [c.get().pid for c in (oldest, middle, youngest)] == [third] * 3
-        assert [c.get().header("Segue-Requests") for c in (oldest, middle, youngest)] == ["3"] * 3
+        assert [c.get().header("Segue-Requests") for c in (oldest, middle, youngest)] == ["4"] * 3
         assert one.service.wait_exit(first) == 0 and one.service.wait_exit(second) == 0
     moved = one.log.find("connection", pid=third)
     assert sorted(event["predecessor"] for event in moved) == [1, 2]
@@ -239,21 +226,19 @@ def test_seventeen_generations_are_too_many(subject):
     """Sixteen older ones may drain; the next upgrade waits for one of them to end."""
     one = subject()
     with contextlib.ExitStack() as stack:
-        held = []
+        waiting = []
         for _ in range(16):
-            connection = stack.enter_context(Connection(one.address()))
-            held.append(connection.send(HOLD))
-            ask_state(one)
+            waiting.append(stack.enter_context(held(one)))
             one.upgrade(wait_exit=False)
         serves = one.pid
         assert len(one.service.running) == 17
         assert refused(one, serves) == (
-            "upgrade refused: 16 older generations still drain (see --drain-timeout); generation 17 "
-            "serves"
+            "upgrade refused: 16 older generations still drain (see --drain-timeout); "
+            "generation 17 serves"
         )
-        pids = [connection.send(b"y").response().pid for connection in held]
+        pids = [connection.send(b"y").response().pid for connection in waiting]
         assert len(set(pids)) == 16 and serves not in pids
-        assert {connection.get().pid for connection in held} == {serves}
+        assert {connection.get().pid for connection in waiting} == {serves}
         for pid in pids:
             assert one.service.wait_exit(pid) == 0
         one.upgrade()
@@ -271,7 +256,8 @@ def test_another_signal_can_ask_for_upgrades(subject):
 
 
 def test_without_a_signal_only_a_call_asks(subject):
-    one = subject("--upgrade-signal", "none", preexec=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN))
+    one = subject("--upgrade-signal", "none",
+                  preexec=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN))
     first = one.pid
     one.service.send(signal.SIGUSR2)
     with Connection(one.address()) as connection:
@@ -282,7 +268,7 @@ def test_without_a_signal_only_a_call_asks(subject):
 
 
 def test_a_trigger_while_the_failed_one_is_being_ended_is_refused_or_works(starting, folder):
-    """Right after a failure the next attempt works; in between, the answer says what is going on."""
+    """Right after a failure the next attempt works; in between, the answer says what goes on."""
     one = starting()
     with gate(folder), asking(one.address()):
         for _ in range(5):
@@ -302,7 +288,8 @@ def refused_or_begun(one, mark):
         one.log.wait_for("upgrade_ended", since=mark, outcome="failed")
     else:
         # It was a trigger of its own, and has begun by now or will: end that one as well.
-        begun = one.log.wait_for("gate", since=mark, where=lambda e: e["pid"] != ended["successor_pid"])
+        begun = one.log.wait_for(
+            "gate", since=mark, where=lambda event: event["pid"] != ended["successor_pid"])
         one.service.process(begun["pid"]).send(signal.SIGKILL)
         one.log.wait_for("upgrade_ended", since=mark, outcome="failed", successor_pid=begun["pid"])
     return ended["outcome"]
