@@ -65,11 +65,12 @@ def run(actor, last):
     clients = [actor.connect(f"c{at}") for at in range(20)]
     early, points = None, []
     for _ in range(last - 1):
+        mark = actor.log.mark()
         generation = upgrade(actor)["generation"]
         if generation % 10 == 0:
             # One that answers has done what there was to do after the commit.
             assert {client.again().ask().generation for client in clients} == {generation}
-            actor.log.wait_for("final", generation=generation)
+            actor.log.wait_for("final", since=mark, generation=generation)
         if generation >= 50 and generation % 5 == 0:
             points.append((generation, memory(actor.service.pid)))
         if generation == 50:

@@ -7,6 +7,7 @@ states that the code has. A scene's Pair says who serves afterwards.
 """
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from harness import processes
 from harness.manager import NotifySocket
-from matrix.service import Closed, actor, kinds, wait_until  # noqa: F401, a fixture
+from matrix.service import Closed, actor, actors, kinds, pause, wait_until  # noqa: F401, fixtures
 
 IDLE = 10
 
@@ -582,8 +583,8 @@ LEFT = {  # who serves when these were killed
 
 
 class Trio:
-    def __init__(self, actor):
-        self.actor = actor.start()
+    def __init__(self, actor, **options):
+        self.actor = actor.start(**options)
         self.a = actor.first
         self.idle = [actor.connect(f"idle{at}") for at in range(6)]
         self.busy = {"a": [self.hold(f"a{at}") for at in range(3)]}
@@ -681,3 +682,73 @@ def test_of_three_generations_whoever_is_left_serves_all(actor, step, dead):
     for name in dead:
         assert service.exit_codes.get(getattr(trio, name).pid) in (-signal.SIGKILL, None)
     service.expected_exits = {0, 1, -signal.SIGKILL}
+
+
+def kill_one_of_three(trio, rng):
+    """At a random moment of the upgrade to the third; which one, or None where it was too late."""
+    actor = trio.actor
+    name = rng.choice("abbcc")
+    mark = actor.log.mark()
+    actor.service.send(signal.SIGUSR2, trio.b.pid)
+    if name == "c" or rng.random() < 0.5:
+        trio.c = actor.successor(since=mark)
+    if not pause(getattr(trio, name), rng.uniform(0, 0.06)):
+        return None
+    getattr(trio, name).send(signal.SIGKILL)
+    getattr(trio, name).wait()
+    return name
+
+
+def judge_three(trio, dead):
+    actor, service = trio.actor, trio.actor.service
+    alive, lost = [], []
+    for name, clients in trio.busy.items():
+        for client in clients:
+            try:
+                assert client.again().raw(b"go\n").read().pid == getattr(trio, name).pid
+                alive.append(client)
+            except Closed:
+                assert name == dead, f"{client} was closed"
+    for client in trio.idle:
+        try:
+            client.again().ask()
+            alive.append(client)
+        except Closed:
+            lost.append(client)
+    one = actor.connect()
+    wait_until(
+        lambda: service.reap() or len(processes.of_session(service.session)) == 1,
+        lambda: f"one of {service.running} to be left",
+        lambda: pause(trio.a, 0.01),
+    )
+    who = processes.of_session(service.session)[0].pid
+    try:
+        one.ask()
+    except Closed:
+        # Accepted, perhaps, by the one that was about to end at its stop.
+        assert dead is not None
+    assert {actor.connect().ask().pid for _ in range(4)} == {who} == {service.pid}
+    for client in alive:
+        assert client.again().ask().pid == who
+        assert client.silent()
+    for client in lost:
+        assert may_be_closed(trio, client, dead or ""), f"{client} was closed, {dead} was killed"
+
+
+@pytest.mark.parametrize("shard", range(2))
+def test_of_three_generations_one_may_die_at_any_moment(actors, shard):
+    seed = int(os.environ.get("SEGUE_SEED", random.SystemRandom().randrange(2**32)))
+    print(f"SEGUE_SEED={seed}, shard {shard}")
+    rng = random.Random(seed + shard)
+    told = []
+    for at in range(15):
+        actor = actors(f"run{at}")
+        # The leak sanitizer calls it a finding when it is killed at its work.
+        trio = Trio(actor, env={"ASAN_OPTIONS": os.environ["ASAN_OPTIONS"] + ":detect_leaks=0"})
+        dead = kill_one_of_three(trio, rng)
+        told.append(dead)
+        judge_three(trio, dead)
+        actor.service.expected_exits = {0, 1, -signal.SIGKILL}
+        actor.close()
+        actor.service.stop()
+    print(told)
