@@ -323,9 +323,11 @@ void sgh_connection_refuse(struct sgh_connection *conn, int status, const char *
 	sgh_response_raw(conn, status, error);
 }
 
+/* The client sends no more. What it asked before is answered first. */
 static enum step end_of_input(struct sgh_connection *conn)
 {
-	conn->dead = 1;
+	if (sgh_output_flush(conn))
+		conn->dead = 1;
 	return WAIT;
 }
 

@@ -125,6 +125,7 @@ static enum accepted accept_one(struct sgh_loop *loop, int listener)
 			return NO_ROOM;
 		case EBADF:
 		case EINVAL:
+		case EOPNOTSUPP:
 		case ENOTSOCK:
 			return NOTHING;
 		default:

@@ -635,10 +635,18 @@ static int listen_one(struct segue_http_server *server, const char *spec)
 {
 	int fd = segue_listen_spec(server->segue, spec, &server->options.listen_options);
 	char name[SEGUE_NAME_MAX + 1], address[256];
-	int one = 1;
+	int type = 0, one = 1;
+	socklen_t len = sizeof(type);
 
 	if (fd < 0)
 		return fail_by(server, fd);
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM) {
+		char reason[400];
+
+		snprintf(reason, sizeof(reason),
+		         "listener %s takes no connections; HTTP needs tcp:// or unix://", spec);
+		return fail(server, reason);
+	}
 	/* Accepted sockets inherit it; responses leave whole, so there is nothing to wait for. */
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	server->listener_fds[server->listener_count++] = fd;

@@ -71,6 +71,11 @@ def test_a_port_that_is_taken_is_said_and_ends_with_1(start, run):
     assert result.returncode == 1 and str(service.address[1]) in result.stderr
 
 
+def test_a_listener_without_connections_is_refused(run):
+    result = run("--listen", "udp://127.0.0.1:0")
+    assert result.returncode == 1 and "udp://127.0.0.1:0" in result.stderr
+
+
 def test_logs_are_opened_again(start, folder):
     log = folder / "access.log"
     service = start("hello", "--access-log", log)

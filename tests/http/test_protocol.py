@@ -329,3 +329,12 @@ def test_a_connection_that_is_closed_by_the_client_is_forgotten(server):
             if len(os.listdir(f"/proc/{service.pid}/fd")) == descriptors:
                 return
     raise AssertionError("descriptors are left")
+
+
+def test_a_client_that_ends_sending_gets_all_its_answers(server):
+    service = server()
+    for target in ("/status", "/stream?n=100&size=65536", "/later"):
+        with Connection(service.address, deadline=60) as connection:
+            connection.send(request("GET", target) * 3).end_sending()
+            assert [connection.response().status for _ in range(3)] == [200] * 3
+            assert connection.rest() == b""
