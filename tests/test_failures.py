@@ -481,6 +481,25 @@ def test_a_successor_that_dies_right_after_it_was_ready_costs_nothing(subject):
     one.upgrade()
 
 
+def test_a_drained_predecessor_waits_for_what_a_closed_channel_means(subject, folder):
+    """A process that dies closes its channel first: until its death is certain, nobody leaves."""
+    os.mkfifo(folder / "gate")
+    one = subject()
+    pid = one.pid
+    one.behave("ready:raw:close", f"ready:gate:{folder}/gate", "ready:signal:9")
+    with gate(folder) as go:
+        mark = one.ask()
+        one.log.wait_for("gate", since=mark)
+        one.log.wait_for("state", since=mark, pid=pid, to="drained")
+        with Connection(one.address()) as waiting:
+            waiting.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n")
+            go()
+            assert waiting.response().pid == pid
+    one.ended(mark, outcome="taken-back")
+    one.configure()
+    one.upgrade()
+
+
 @pytest.mark.parametrize("end", ["exit:1", "exit:0", "signal:6", "signal:9"])
 def test_a_successor_that_dies_on_probation_gives_the_service_back(subject, folder, end):
     one = subject("--probation", 20000)
