@@ -8,6 +8,7 @@ import pathlib
 import random
 import signal
 import stat
+import subprocess
 import time
 
 import pytest
@@ -238,32 +239,71 @@ def everyone_may_run(path):
     return True
 
 
+# Sends itself 240 descriptors and reads none of them until its input ends.
+HOARDER = """
+import array, os, socket, sys
+here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+for _ in range(4):
+    here.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0] * 60))])
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def without_rights(actor, build):
+    """What to start a program by, so that the limit of descriptors in flight holds for it: who has
+    CAP_SYS_RESOURCE or CAP_SYS_ADMIN has none. A user of its own, since all of a user's count."""
+    if os.geteuid() != 0:
+        return []
+    if not everyone_may_run(build.program(PROGRAM).resolve()):
+        pytest.skip("another user cannot run the build")
+    user = 60000 + os.getpid() % 5000
+    os.chown(actor.folder, user, user)
+    rights = ["--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
+    return ["setpriv", f"--reuid={user}", f"--regid={user}", *rights]
+
+
 def test_the_limit_of_descriptors_in_flight_is_survived(actor, build):
-    """Who has CAP_SYS_RESOURCE or CAP_SYS_ADMIN has no such limit."""
-    options = {}
-    if os.geteuid() == 0:
-        if not everyone_may_run(build.program(PROGRAM).resolve()):
-            pytest.skip("another user cannot run the build")
-        user = 60000 + os.getpid() % 5000
-        os.chown(actor.folder, user, user)
-        options["before"] = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
-        options["before"] += ["--bounding-set=-all", "--inh-caps=-all"]
     actor.order(1, "drain-nofile", 100)
-    actor.start(**options)
+    actor.start(before=without_rights(actor, build))
     clients = connect(actor, 300)
     held = actor.hold(2, "ready-hold")
     first = actor.service.serving
     actor.upgrade()
     successor = held.wait()["pid"]
     actor.log.wait_for("drain", generation=1)
-    # Answered when the predecessor's loop has come round again: what could be sent has been.
-    asking = actor.log.mark()
     wait_until(lambda: fds_in_flight(successor) >= 2 * BATCH, "two batches in flight", lambda: None)
     assert fds_in_flight(successor) < 3 * BATCH
-    assert not actor.log.find("taken", since=asking)
+    assert not actor.log.find("taken")
     held.release()
     actor.service.wait_exit(first.pid)
     assert generations(clients) == {2: 300}
+
+
+def test_descriptors_in_flight_of_another_program_are_waited_for(actor, build):
+    """No answer to a batch of our own comes then, which could be the sign to go on."""
+    before = without_rights(actor, build)
+    actor.order(1, "drain-nofile", 100)
+    actor.start(before=before)
+    clients = connect(actor, 100)
+    held = actor.hold(2, "start-hold")
+    first = actor.service.serving
+    actor.upgrade()
+    held.wait()
+    # The limit that the predecessor has in its drain is passed by this alone.
+    command = [*before, "/usr/bin/python3", "-c", HOARDER]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as hoarder:
+        assert hoarder.stdout.readline() == b"ready\n"
+        held.release()
+        actor.service.wait_generation(2)
+        actor.log.wait_for("drain", generation=1)
+        actor.read_log()
+        assert not actor.log.find("taken") and not actor.log.find("kept")
+        hoarder.stdin.close()
+        hoarder.wait()
+    actor.service.wait_exit(first.pid)
+    assert generations(clients) == {2: 100}
+    assert not actor.log.find("kept")
 
 
 # A successor that stands still.
