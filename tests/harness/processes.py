@@ -145,10 +145,13 @@ def listening(pid):
 
 
 def _listeners(file, inodes):
+    """The kernel lists listening sockets (0A) first; the rest can be tens of thousands of lines."""
     next(file)
     for line in file:
         words = line.split()
-        if words[3] == "0A" and words[9] in inodes:
+        if words[3] != "0A":
+            return
+        if words[9] in inodes:
             yield words
 
 
