@@ -13,16 +13,16 @@
 #include <unistd.h>
 
 static int64_t delay_ms;
+static char pid[16];
 
 static void greet(struct segue_http_request *req, void *ctx)
 {
-	char text[32];
+	char generation[24];
 
-	snprintf(text, sizeof(text), "%llu",
+	snprintf(generation, sizeof(generation), "%llu",
 	         (unsigned long long)segue_http_generation(segue_http_server_of(req)));
-	segue_http_add_header(req, "Segue-Generation", text);
-	snprintf(text, sizeof(text), "%d", (int)getpid());
-	segue_http_add_header(req, "Segue-Pid", text);
+	segue_http_add_header(req, "Segue-Generation", generation);
+	segue_http_add_header(req, "Segue-Pid", pid);
 	segue_http_reply(req, 200, "text/plain", "hello, world\n");
 }
 
@@ -50,6 +50,7 @@ int main(int argc, char **argv)
 {
 	struct segue_http_server *server = segue_http_server_new();
 
+	snprintf(pid, sizeof(pid), "%d", (int)getpid());
 	segue_http_route(server, "GET", "/hello", hello, NULL);
 	segue_http_route(server, "POST", "/hello", hello, NULL);
 	segue_http_option(server, "delay", "DURATION", "wait so long before each answer (0)",

@@ -233,6 +233,10 @@ int segue_http_main(struct segue_http_server *server, int argc, char **argv);
  * segue_http_run - run with the options as configured
  * @options: NULL: those of segue_http_configure(), or the defaults
  *
+ * While it runs, USR1 opens the logs again where they are files, SIGPIPE has a handler where it
+ * had none (programs that are started get the default back), and the soft limit of descriptors
+ * is raised to the hard one, 1,048,576 at most.
+ *
  * Returns:  0 or 1, as segue_http_main()
  * Blocks:   until the generation is gone
  */

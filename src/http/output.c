@@ -32,7 +32,8 @@ static size_t send_parts(struct sgh_connection *conn, struct iovec *parts, int c
 	if (!conn->can_write || conn->dead)
 		return 0;
 	do {
-		n = sendmsg(conn->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+		n = count == 1 ? send(conn->fd, parts->iov_base, parts->iov_len, MSG_NOSIGNAL)
+		               : sendmsg(conn->fd, &message, MSG_NOSIGNAL);
 	} while (n < 0 && errno == EINTR);
 	if (n >= 0)
 		return n;
