@@ -296,6 +296,7 @@ struct segue_http_server {
 	bool gone;
 	unsigned int orders; /* to the loops, about the drain, that are not yet carried out */
 	int exit_code;
+	bool abandoned; /* a handler still blocks: what it may touch stays */
 	struct segue_http_counts at_drain;
 
 	char *log_path; /* of standard error, where it is a file */
@@ -372,6 +373,11 @@ void *sgh_request_alloc(struct segue_http_request *req, size_t size);
 void sgh_requests_free_spare(struct sgh_loop *loop);
 
 /* response.c */
+void sgh_do_reply(struct segue_http_request *req, int status, const char *type, const char *data,
+                  size_t len);
+void sgh_do_begin(struct segue_http_request *req, int status, const char *type, int64_t length);
+void sgh_do_write(struct segue_http_request *req, const char *data, size_t len);
+void sgh_do_end(struct segue_http_request *req, int64_t missing);
 void sgh_response_refuse(struct segue_http_request *req, int status, const char *error);
 bool sgh_response_progress(struct segue_http_request *req);
 void sgh_response_publish(struct segue_http_request *req);
@@ -379,6 +385,10 @@ void sgh_response_continue(struct segue_http_request *req);
 void sgh_response_allow(struct segue_http_request *req, int status, const char *path,
                         size_t path_len);
 void sgh_response_raw(struct sgh_connection *conn, int status, const char *error);
+/* after.c */
+struct sgh_after *sgh_after_new(struct segue_http_request *req,
+                                void (*fn)(struct segue_http_request *req, void *ctx), void *ctx);
+void sgh_after_start(struct sgh_after *after, int64_t ms);
 void sgh_after_hurry(struct segue_http_request *req);
 void sgh_after_free(struct segue_http_request *req);
 
@@ -392,6 +402,11 @@ int sgh_adopt(struct segue_http_server *server, int fd, const void *bytes, size_
 void sgh_verdict(struct sgh_connection *conn, bool taken);
 
 /* server.c */
+extern struct segue_http_server *sgh_abandoned;
+
+/* events.c */
+int sgh_events_begin(struct segue_http_server *server);
+void sgh_events_end(struct segue_http_server *server);
 void sgh_server_connection_gone(struct segue_http_server *server);
 void sgh_server_request_released(struct segue_http_server *server);
 

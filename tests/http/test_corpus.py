@@ -3,8 +3,11 @@
 import socket
 
 import corpus
+import pytest
 from harness.deadline import Deadline
 from harness.http import Closed, Connection
+
+pytestmark = pytest.mark.threads
 
 
 def outcome(service, data, expected, stays_open, in_bytes=False):

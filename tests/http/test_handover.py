@@ -8,6 +8,8 @@ import pytest
 from harness.builds import put_program
 from harness.http import Closed, Connection, request
 
+pytestmark = pytest.mark.threads
+
 
 def upgrade(service, number=2):
     service.send(signal.SIGUSR2)

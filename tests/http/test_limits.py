@@ -12,6 +12,8 @@ import pytest
 
 from harness.http import Closed, Connection, request
 
+pytestmark = pytest.mark.threads
+
 
 def memory(pid):
     with open(f"/proc/{pid}/status", encoding="ascii") as status:

@@ -9,6 +9,8 @@ import pytest
 
 from harness.http import Closed, Connection, request
 
+pytestmark = pytest.mark.threads
+
 
 def lines(response):
     return response.body.decode("latin-1").split("\n")

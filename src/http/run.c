@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: MIT */
+/* A run of the server, from the handle to the last descriptor. */
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "log.h"
+
+/* Descriptors that are not connections: logs, loops, listeners, the program's own. */
+#define DESCRIPTORS_SPARED 64
+
+/* The hooks of the handle, passed on. */
+
+static int may_upgrade(void *ctx, char *reason, size_t size)
+{
+	struct segue_http_server *server = ctx;
+
+	return server->options.may_upgrade(server, server->options.ctx, reason, size);
+}
+
+static int save_state(struct segue *segue, bool final, void *ctx)
+{
+	struct segue_http_server *server = ctx;
+
+	return server->options.save_state(server, final, server->options.ctx);
+}
+
+static int fail(struct segue_http_server *server, const char *reason)
+{
+	sgh_log(server, "failed", SGH_FIELDS(SGH_TEXT("reason", reason)), "cannot serve: %s",
+	        reason);
+	return -1;
+}
+
+static int fail_by(struct segue_http_server *server, int error)
+{
+	const char *text = segue_error(server->segue);
+
+	return fail(server, text[0] ? text : strerror(-error));
+}
+
+static int open_handle(struct segue_http_server *server)
+{
+	struct segue_options options = server->options.segue;
+	int r;
+
+	options.record_version = SEGUE_HTTP_RECORD_VERSION;
+	options.record_version_min = SEGUE_HTTP_RECORD_VERSION;
+	options.record_version_max = SEGUE_HTTP_RECORD_VERSION;
+	options.ctx = server;
+	options.may_upgrade = server->options.may_upgrade ? may_upgrade : NULL;
+	options.save_state = server->options.save_state ? save_state : NULL;
+	r = segue_open(&server->segue, &options);
+	if (r < 0)
+		return fail_by(server, r);
+	atomic_store(&server->generation, segue_generation(server->segue));
+	return 0;
+}
+
+/* The name of "NAME=ADDRESS", or the address. */
+static void name_of(const char *spec, char *name, size_t size)
+{
+	size_t len = strspn(spec, "abcdefghijklmnopqrstuvwxyz0123456789_-");
+
+	if (spec[len] == '=' && len > 0)
+		snprintf(name, size, "%.*s", (int)len, spec);
+	else
+		snprintf(name, size, "%s", spec);
+}
+
+static int listen_one(struct segue_http_server *server, const char *spec)
+{
+	int fd = segue_listen_spec(server->segue, spec, &server->options.listen_options);
+	char name[SEGUE_NAME_MAX + 1], address[256];
+	int type = 0, one = 1;
+	socklen_t len = sizeof(type);
+
+	if (fd < 0)
+		return fail_by(server, fd);
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM) {
+		char reason[400];
+
+		snprintf(reason, sizeof(reason),
+		         "listener %s takes no connections; HTTP needs tcp:// or unix://", spec);
+		return fail(server, reason);
+	}
+	/* Accepted sockets inherit it; responses leave whole, so there is nothing to wait for. */
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	server->listener_fds[server->listener_count++] = fd;
+	name_of(spec, name, sizeof(name));
+	if (segue_address_text(fd, address, sizeof(address)) < 0)
+		snprintf(address, sizeof(address), "?");
+	sgh_log(server, "listening",
+	        SGH_FIELDS(SGH_TEXT("name", name), SGH_TEXT("address", address)),
+	        "listening on %s (%s)", address, name);
+	return 0;
+}
+
+static int open_listeners(struct segue_http_server *server)
+{
+	static const char *const fallback[] = { ":8080" };
+	const struct segue_http_options *options = &server->options;
+	size_t count = options->listen_count ? options->listen_count : 1;
+	const char *const *specs = options->listen_count ? options->listen : fallback;
+
+	server->listener_fds = calloc(count, sizeof(*server->listener_fds));
+	if (!server->listener_fds)
+		return fail(server, "no memory");
+	for (size_t i = 0; i < count; i++)
+		if (listen_one(server, specs[i]) < 0)
+			return -1;
+	return 0;
+}
+
+static unsigned int usable_cores(void)
+{
+	cpu_set_t set;
+	int count;
+
+	if (sched_getaffinity(0, sizeof(set), &set) < 0)
+		return 1;
+	count = CPU_COUNT(&set);
+	return count > 0 ? count : 1;
+}
+
+/* Each connection is a descriptor: ask for as many as the administrator allows. */
+static void set_connection_limit(struct segue_http_server *server)
+{
+	struct rlimit limit;
+	rlim_t most = 1 << 20;
+
+	server->connections_max = server->options.max_connections;
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+		return;
+	if (limit.rlim_max < most)
+		most = limit.rlim_max;
+	if (limit.rlim_cur < most) {
+		limit.rlim_cur = most;
+		if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
+			getrlimit(RLIMIT_NOFILE, &limit);
+	}
+	if (!server->connections_max)
+		server->connections_max = limit.rlim_cur > 2 * DESCRIPTORS_SPARED
+		                                  ? limit.rlim_cur - DESCRIPTORS_SPARED
+		                                  : limit.rlim_cur / 2;
+}
+
+static int open_loops(struct segue_http_server *server)
+{
+	unsigned int count = server->options.threads ? server->options.threads : usable_cores();
+	int r;
+
+	server->loops = calloc(count, sizeof(*server->loops));
+	if (!server->loops)
+		return fail(server, "no memory");
+	for (unsigned int i = 0; i < count; i++) {
+		r = sgh_loop_open(&server->loops[i], server, i);
+		if (r < 0)
+			return fail(server, "a loop cannot be made: no descriptors or memory");
+		server->loop_count++;
+	}
+	r = sgh_pool_new(&server->pool, server->options.blocking_threads,
+	                 server->options.blocking_queue);
+	return r < 0 ? fail(server, "no memory") : 0;
+}
+
+static int call_start(struct segue_http_server *server)
+{
+	char reason[256] = "";
+	int r;
+
+	if (!server->options.start)
+		return 0;
+	r = server->options.start(server, server->options.ctx, reason, sizeof(reason));
+	return r ? fail(server, reason[0] ? reason : "the start hook failed") : 0;
+}
+
+static void no_action(int number)
+{
+}
+
+/* A log that nobody reads must not end the service. A handler rather than SIG_IGN: programs
+ * that handlers start then get the default back. */
+static void survive_broken_pipes(void)
+{
+	struct sigaction now, empty = { .sa_handler = no_action, .sa_flags = SA_RESTART };
+
+	if (sigaction(SIGPIPE, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
+		sigaction(SIGPIPE, &empty, NULL);
+}
+
+static int prepare(struct segue_http_server *server)
+{
+	char reason[300];
+	int r;
+
+	if (server->route_error[0])
+		return fail(server, server->route_error);
+	if (sgh_options_check(&server->options, reason, sizeof(reason)) < 0)
+		return fail(server, reason);
+	if (open_handle(server) < 0)
+		return -1;
+	survive_broken_pipes();
+	set_connection_limit(server);
+	r = sgh_access_open(server);
+	if (r < 0) {
+		snprintf(reason, sizeof(reason), "access log %s: %s", server->options.access_log,
+		         strerror(-r));
+		return fail(server, reason);
+	}
+	if (open_listeners(server) < 0 || open_loops(server) < 0)
+		return -1;
+	return call_start(server);
+}
+
+static int start(struct segue_http_server *server)
+{
+	int r;
+
+	if (sgh_events_begin(server) < 0)
+		return fail(server, "the handle cannot be watched");
+	for (unsigned int i = 1; i < server->loop_count; i++)
+		if (sgh_loop_start(&server->loops[i]) < 0)
+			return fail(server, "a thread cannot be started");
+	r = segue_ready(server->segue);
+	return r < 0 ? fail_by(server, r) : 0;
+}
+
+/* Release what run has made. What a handler that still blocks may touch is left alone. */
+static void clean_up(struct segue_http_server *server)
+{
+	bool still_used;
+
+	for (unsigned int i = 1; i < server->loop_count; i++)
+		sgh_loop_join(&server->loops[i]);
+	still_used = !sgh_pool_free(server->pool) || atomic_load(&server->held) > 0;
+	if (server->access_fd >= 0 && !still_used) {
+		close(server->access_fd);
+		server->access_fd = -1;
+	}
+	segue_close(server->segue);
+	server->segue = NULL;
+	if (still_used) {
+		server->abandoned = true;
+		sgh_abandoned = server;
+		return;
+	}
+	for (unsigned int i = 0; i < server->loop_count; i++)
+		sgh_loop_close(&server->loops[i]);
+	free(server->loops);
+	server->loops = NULL;
+	server->loop_count = 0;
+	free(server->listener_fds);
+	server->listener_fds = NULL;
+	server->listener_count = 0;
+	server->pool = NULL;
+	atomic_store(&server->generation, 0);
+}
+
+int segue_http_run(struct segue_http_server *server, const struct segue_http_options *options)
+{
+	bool watched = false;
+
+	if (options && segue_http_configure(server, options) < 0) {
+		fail(server, "the options were not made by segue_http_options_init()");
+		return 1;
+	}
+	server->gone = false;
+	server->exit_code = 1;
+	server->next_loop = 0;
+	server->orders = 0;
+	atomic_store(&server->connections, 0);
+	atomic_store(&server->held, 0);
+	sgh_log_remember(server);
+	if (prepare(server) == 0) {
+		watched = true;
+		if (start(server) == 0)
+			sgh_loop_run(&server->loops[0]);
+		else
+			sgh_events_end(server);
+	}
+	if (watched)
+		uv_run(&server->loops[0].uv, UV_RUN_DEFAULT);
+	clean_up(server);
+	return server->exit_code;
+}
+
+int segue_http_main(struct segue_http_server *server, int argc, char **argv)
+{
+	int exit_code;
+
+	if (!server) {
+		fprintf(stderr, "%s: no memory\n", argc ? argv[0] : "server");
+		return 1;
+	}
+	if (sgh_options_parse(server, argc, argv, &exit_code) == 0)
+		exit_code = segue_http_run(server, NULL);
+	segue_http_server_free(server);
+	return exit_code;
+}
