@@ -5,6 +5,7 @@ The drain has no deadline in these tests, so that nothing but the last connectio
 a predecessor.
 """
 
+import contextlib
 import datetime
 import signal
 
@@ -37,15 +38,20 @@ def move(start, count, half, silent=0, options=()):
     """count connections that have had an answer, half of which have sent a part of their next
     request, and some that have sent nothing at all. All live on in the successor."""
     service = start("hello", *PATIENT, *options)
-    with Crowd(service.address, count) as crowd, Crowd(service.address, silent) as mute:
+    with contextlib.ExitStack() as kept:
+        crowd = kept.enter_context(Crowd(service.address, count))
+        mute = kept.enter_context(Crowd(service.address, silent))
         crowd.send(REQUEST)
         assert generations(crowd.answers()) == ({1: count} if count else {})
         halves, others = crowd.all()[:half], crowd.all()[half:]
         crowd.send(REQUEST[:HALF], halves)
+        # Who comes last and is answered has found nobody before it in the backlog.
+        last = kept.enter_context(service.connect())
+        assert last.get().generation == 1
 
         ended = ask(service)
         drained = gone(service, 1, deadline=60)
-        assert ended["successor"] == 2 and drained["moved"] == count + silent
+        assert ended["successor"] == 2 and drained["moved"] == count + silent + 1
         # It left because it was empty, and did not wait for anything else then.
         states = service.log.find("state", generation=1)
         assert [event["reason"] for event in states[-2:]] == ["empty", "settled"]
