@@ -133,7 +133,8 @@ enum segue_event_type {
 	/** A connection given to segue_handover() is still yours: @cookie, @reason. It will not be
 	 * taken later, unless a SEGUE_EVENT_RESUME and another upgrade follow. */
 	SEGUE_EVENT_KEPT,
-	/** A predecessor has drained; its final state can be read by segue_blob(). @generation. */
+	/** A predecessor has drained; its final state can be read by segue_blob(). @generation. It
+	 * leaves when the next event is asked for: until then it would take the service back. */
 	SEGUE_EVENT_FINAL_STATE,
 	/** The generation's state has changed: @from, @to, @reason (the event's name), @took_ms
 	 * spent in @from. One for each change; for the log. */
@@ -277,6 +278,10 @@ int segue_listen_spec(struct segue *segue, const char *spec,
 
 /** segue_listener_fd - the descriptor of a listener by its name, or -ENOENT */
 int segue_listener_fd(struct segue *segue, const char *name);
+
+/** segue_listener_name - the name of one of the handle's listeners, by its descriptor; NULL: none
+ */
+const char *segue_listener_name(struct segue *segue, int fd);
 
 /** segue_unlisten - close a listener for good; the answer to SEGUE_EVENT_LISTENER_DROPPED.
  * -ENOENT: no such name. */

@@ -478,6 +478,8 @@ void sg_downstream_message(struct peer *peer, struct sg_message *message, int *f
 		if (is_attempt(peer))
 			sg_downstream_failed(segue, ECANCELED, "it was asked to stop");
 		sg_machine_post(segue, SG_EVENT_SUCCESSOR_STOPS);
+		if (message->now && segue->state == SG_STATE_STOPPING)
+			sg_machine_post(segue, SG_EVENT_STOP_NOW);
 		break;
 	default:
 		broke(peer, "a message that makes no sense");

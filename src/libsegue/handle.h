@@ -49,7 +49,8 @@ struct listener {
 struct queued {
 	struct queued *next;
 	struct segue_event event;
-	void *memory; /* freed when the next event is asked for */
+	void *memory;       /* freed when the next event is asked for */
+	struct blob *blobs; /* FINAL_STATE: they become the current ones when it is handed out */
 };
 
 /* A connection between segue_handover() and its verdict. */
@@ -241,6 +242,7 @@ void sg_upstream_message(struct peer *peer, struct sg_message *message, int *fds
 void sg_upstream_introduction(struct segue *segue, const struct sg_message *message, int *fds);
 void sg_upstream_gone(struct peer *peer);
 void sg_upstream_release(struct peer *peer);
+void sg_upstream_receipt(struct segue *segue, uint64_t generation);
 int sg_upstream_wait(struct segue *segue, bool (*done)(struct segue *), int64_t timeout_ms);
 
 /* downstream.c: what successors say, and how they are started */
@@ -269,7 +271,7 @@ void sg_handover_done(struct segue *segue);
 void sg_state_send_snapshot(struct peer *peer);
 int sg_state_send_final(struct peer *peer);
 void sg_state_take_blob(struct peer *peer, const struct sg_message *message, int fd);
-void sg_state_complete(struct peer *peer);
+void sg_state_replace_take(struct segue *segue, struct blob *blobs);
 void sg_state_forget(struct peer *peer);
 void sg_state_done(struct segue *segue);
 

@@ -296,6 +296,14 @@ int segue_listener_fd(struct segue *segue, const char *name)
 	return listener->fd;
 }
 
+const char *segue_listener_name(struct segue *segue, int fd)
+{
+	for (size_t i = 0; i < segue->listeners_len; i++)
+		if (segue->listeners[i].wanted && segue->listeners[i].fd == fd && fd >= 0)
+			return segue->listeners[i].name;
+	return NULL;
+}
+
 static void close_listener(struct listener *listener)
 {
 	listener->fd = sg_fd_close(listener->fd);

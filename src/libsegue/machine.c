@@ -305,6 +305,9 @@ static void act(struct segue *segue, enum sg_action action, enum sg_event event)
 		resume(segue);
 		break;
 	case SG_ACTION_CUT:
+		/* A second request to stop the service is one to all that belongs to it. */
+		if (segue->state == SG_STATE_ENDING && event == SG_EVENT_STOP_NOW)
+			tell_predecessors(segue, true);
 		cut(segue);
 		break;
 	case SG_ACTION_SETTLE:

@@ -89,15 +89,30 @@ static void queued_free(struct queued *queued)
 	free(queued);
 }
 
+/* The application has dealt with an event when it asks for the next one. */
+static void finish_current(struct segue *segue)
+{
+	struct queued *current = segue->current;
+
+	segue->current = NULL;
+	if (current != NULL && current->event.type == SEGUE_EVENT_FINAL_STATE)
+		sg_upstream_receipt(segue, current->event.generation);
+	queued_free(current);
+}
+
 bool sg_queue_pop(struct segue *segue, struct segue_event *ret_event)
 {
-	queued_free(segue->current);
+	finish_current(segue);
 	segue->current = segue->events_first;
 	if (segue->current == NULL)
 		return false;
 	segue->events_first = segue->current->next;
 	if (segue->events_first == NULL)
 		segue->events_last = &segue->events_first;
+	if (segue->current->event.type == SEGUE_EVENT_FINAL_STATE) {
+		sg_state_replace_take(segue, segue->current->blobs);
+		segue->current->blobs = NULL;
+	}
 	*ret_event = segue->current->event;
 	return true;
 }

@@ -154,11 +154,10 @@ void sg_state_take_blob(struct peer *peer, const struct sg_message *message, int
 }
 
 /* All blobs of one state have come: they replace those of the earlier one. */
-void sg_state_complete(struct peer *peer)
+void sg_state_replace_take(struct segue *segue, struct blob *blobs)
 {
-	blobs_free(&peer->segue->received);
-	peer->segue->received = peer->arriving;
-	peer->arriving = NULL;
+	blobs_free(&segue->received);
+	segue->received = blobs;
 }
 
 static bool snapshot_done(struct segue *segue)

@@ -155,14 +155,25 @@ static void take_connections(struct peer *peer, struct sg_message *message, int 
 
 static void take_final(struct peer *peer)
 {
-	struct segue *segue = peer->segue;
-	struct segue_event final = { .type = SEGUE_EVENT_FINAL_STATE,
-		                     .generation = peer->generation,
-		                     .fd = -1 };
+	struct queued *queued = sg_queued_new(SEGUE_EVENT_FINAL_STATE, NULL);
 
-	sg_state_complete(peer);
-	(void)sg_peer_send_type(peer, SG_MESSAGE_RECEIPT);
-	sg_queue_event(segue, &final);
+	if (queued == NULL)
+		return;
+	queued->event.generation = peer->generation;
+	queued->blobs = peer->arriving;
+	peer->arriving = NULL;
+	sg_queue_push(peer->segue, queued);
+}
+
+/*
+ * The application has dealt with the final state, and so with all that came before it: it
+ * serves. Only now may the predecessor go, which until then takes the service back.
+ */
+void sg_upstream_receipt(struct segue *segue, uint64_t generation)
+{
+	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
+		if (peer->role == PEER_PREDECESSOR && peer->generation == generation)
+			(void)sg_peer_send_type(peer, SG_MESSAGE_RECEIPT);
 }
 
 static bool take_handshake(struct peer *peer, struct sg_message *message, int *fds)
@@ -244,11 +255,16 @@ void sg_upstream_message(struct peer *peer, struct sg_message *message, int *fds
 		return;
 	case SG_MESSAGE_STATE:
 		segue->snapshot_done = true;
-		sg_state_complete(peer);
+		sg_state_replace_take(segue, peer->arriving);
+		peer->arriving = NULL;
 		return;
 	case SG_MESSAGE_COMMIT:
 		segue->start_ms = (int64_t)message->probation_ms + MARGIN_MS;
 		sg_machine_post(segue, SG_EVENT_COMMIT);
+		/* Without a probation its end need not be waited for: an upgrade may follow at
+		 * once. */
+		if (message->probation_ms == 0)
+			sg_machine_post(segue, SG_EVENT_CONFIRM);
 		return;
 	case SG_MESSAGE_CONFIRM:
 		sg_machine_post(segue, SG_EVENT_CONFIRM);
