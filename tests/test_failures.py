@@ -481,6 +481,21 @@ def test_a_successor_that_dies_right_after_it_was_ready_costs_nothing(subject):
     one.upgrade()
 
 
+def test_a_successor_that_dies_over_its_first_event_gives_the_service_back(subject):
+    """The predecessor goes when the successor has dealt with all that it was told, not before."""
+    one = subject()
+    pid = one.pid
+    for _ in range(10):
+        one.behave("serve:signal:9")
+        mark = one.ask()
+        one.ended(mark, outcome="taken-back")
+        one.log.wait_for("resume", since=mark)
+        with Connection(one.address()) as fresh:
+            assert fresh.get().pid == pid
+    one.configure()
+    one.upgrade()
+
+
 def test_a_drained_predecessor_waits_for_what_a_closed_channel_means(subject, folder):
     """A process that dies closes its channel first: until its death is certain, nobody leaves."""
     os.mkfifo(folder / "gate")

@@ -214,6 +214,19 @@ def test_the_second_stop_to_the_whole_group_cuts_both(draining):
         gone(one)
 
 
+def test_the_second_stop_to_who_serves_cuts_who_drains(draining):
+    """A second request to stop is meant for the service, and a part of it still drains."""
+    with draining() as (one, (first, older), (second, newer), _):
+        one.service.send(signal.SIGTERM, second)
+        one.log.wait_for("state", pid=first, to="stopping")
+        one.service.send(signal.SIGTERM, second)
+        for connection in (older, newer):
+            with pytest.raises(Closed):
+                connection.response()
+        assert [one.log.wait_for("cut", pid=pid)["count"] for pid in (first, second)] == [1, 1]
+        gone(one)
+
+
 def test_a_stop_to_who_drains_is_noted_and_the_successor_serves_on(draining):
     with draining() as (one, (first, older), (second, newer), idle):
         one.service.send(signal.SIGTERM, first)
