@@ -63,7 +63,7 @@ static void answer(struct segue *segue, struct client *client, const char *line,
 	                 (unsigned long long)segue_generation(segue), (long)getpid(), len, line);
 
 	/* A client that does not read is not waited for: this is an example. */
-	if (send(client->fd, text, (size_t)n, MSG_NOSIGNAL) != n)
+	if (send(client->fd, text, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT) != n)
 		client_close(client);
 }
 

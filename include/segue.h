@@ -262,6 +262,7 @@ void segue_wake(struct segue *segue);
  * Shape:    once per name, after segue_open() and before segue_ready()
  * Returns:  a non-blocking, close-on-exec descriptor, 0 or more
  * Errors:   -EADDRINUSE another program has the address, or it overlaps another listener's
+ *           -E2BIG      more than SEGUE_LISTENERS_MAX
  *           -EALREADY   the name was handed out before
  *           -EINVAL     name or address malformed; an inherited socket is not what it should be
  *           -EBUSY      called after segue_ready()

@@ -348,7 +348,7 @@ def test_a_stop_during_the_preflight_check_ends_it(subject, folder):
         one.service.send(signal.SIGTERM)
         check.wait()
         assert finish(busy).status == 200
-    gone(one)
+    gone(one, killed=True)
 
 
 def test_a_stop_to_the_successor_before_it_serves_loses_nothing(starting):

@@ -254,7 +254,8 @@ static bool covers(const struct sg_address *a, const struct sg_address *b, bool 
 	return x.family == AF_INET && y.family == AF_INET && memcmp(x.ip, y.ip, 4) == 0;
 }
 
-bool sg_address_overlaps(const struct sg_address *a, const struct sg_address *b, bool v6only)
+bool sg_address_overlaps(const struct sg_address *a, bool a_v6only, const struct sg_address *b,
+                         bool b_v6only)
 {
 	if (a->kind != b->kind)
 		return false;
@@ -266,7 +267,7 @@ bool sg_address_overlaps(const struct sg_address *a, const struct sg_address *b,
 		return true;
 	if (a->family == AF_UNSPEC || b->family == AF_UNSPEC)
 		return a->any || b->any;
-	return covers(a, b, v6only) || covers(b, a, v6only);
+	return covers(a, b, a_v6only) || covers(b, a, b_v6only);
 }
 
 static bool unix_matches(const struct sg_address *address, const struct sockaddr_un *name,

@@ -46,7 +46,8 @@ int sg_address_parse_spec(char *ret_name, struct sg_address *ret_address, const 
 bool sg_name_valid(const char *name);
 
 /* Can the two not be bound beside each other? Equal addresses overlap, port 0 never does. */
-bool sg_address_overlaps(const struct sg_address *a, const struct sg_address *b, bool v6only);
+bool sg_address_overlaps(const struct sg_address *a, bool a_v6only, const struct sg_address *b,
+                         bool b_v6only);
 
 /* SOCK_STREAM or SOCK_DGRAM. */
 int sg_address_socket_type(const struct sg_address *address);

@@ -359,6 +359,14 @@ void sg_listener_unlink(const char *path, struct sg_file_id file)
 		unlink(path);
 }
 
+bool sg_listener_is_v6only(int fd)
+{
+	int value = 0;
+	socklen_t len = sizeof(value);
+
+	return getsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &value, &len) == 0 && value != 0;
+}
+
 int sg_listener_text(int fd, char *text, size_t size)
 {
 	struct sockaddr_storage name;

@@ -51,6 +51,9 @@ struct sg_file_id sg_listener_file(const char *path);
 /* Unlinks the path if it is still the file that was bound. */
 void sg_listener_unlink(const char *path, struct sg_file_id file);
 
+/* Does an IPv6 socket serve IPv6 alone? */
+bool sg_listener_is_v6only(int fd);
+
 /* The text of what a socket is bound to. */
 int sg_listener_text(int fd, char *text, size_t size);
 

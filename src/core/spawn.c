@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * clone3() with a pidfd from birth: a host that reaps every child cannot make us signal a
- * stranger. Between clone3() and execve() the child makes system calls only, because other
+ * clone() with a pidfd from birth: a host that reaps every child cannot make us signal a
+ * stranger. Between clone() and execve() the child makes system calls only, because other
  * threads of the host may have held any lock; all memory is prepared before.
  */
 #include "core/spawn.h"
@@ -16,8 +16,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -348,8 +350,47 @@ static void child_executes(const struct plan *plan)
 	child_fails(plan, error, path);
 }
 
+/* clone() and not clone3(): seccomp filters of containers answer ENOSYS to the latter, because
+ * they cannot look into its arguments. */
+static long raw_clone(unsigned long flags, int *pidfd)
+{
+#if defined(__s390__) || defined(__s390x__)
+	return syscall(SYS_clone, NULL, flags | SIGCHLD, pidfd, NULL, 0UL);
+#else
+	return syscall(SYS_clone, flags | SIGCHLD, NULL, pidfd, NULL, 0UL);
+#endif
+}
+
+/* The process between: it waits, where the host might reap or ignore its children, and says
+ * how the program ended. Returns in the program. */
+static void child_witness(const struct plan *plan)
+{
+	struct sg_exec_error report = { 0 };
+	struct sigaction action = { .sa_handler = SIG_DFL };
+	pid_t own = getpid(), pid;
+
+	(void)sigaction(SIGCHLD, &action, NULL);
+	pid = (pid_t)raw_clone(0, NULL);
+	if (pid < 0)
+		child_fails(plan, errno, "fork");
+	if (pid == 0) {
+		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != own)
+			_exit(127);
+		return;
+	}
+	(void)syscall(SYS_close_range, 3, plan->error_fd - 1, 0);
+	(void)syscall(SYS_close_range, plan->error_fd + 1, ~0U, 0);
+	while (waitpid(pid, &report.status, 0) < 0 && errno == EINTR)
+		continue;
+	(void)!write(plan->error_fd, &report, offsetof(struct sg_exec_error, path) + 1);
+	_exit(0);
+}
+
 __attribute__((noreturn)) static void child(const struct plan *plan)
 {
+	if (plan->spawn->witness)
+		child_witness(plan);
 	child_signals(plan->spawn);
 	umask(plan->spawn->origin->umask);
 	child_directory(plan);
@@ -367,17 +408,14 @@ __attribute__((noreturn)) static void child(const struct plan *plan)
 
 static int clone_child(const struct plan *plan, struct sg_spawned *spawned)
 {
-	int pidfd = -1;
-	struct clone_args args = { .flags = CLONE_PIDFD,
-		                   .pidfd = (uint64_t)(uintptr_t)&pidfd,
-		                   .exit_signal = SIGCHLD };
 	sigset_t all, before;
+	int pidfd = -1;
 	long pid;
 
 	/* A handler of the host must not run in the child. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	pid = syscall(SYS_clone3, &args, sizeof(args));
+	pid = raw_clone(CLONE_PIDFD, &pidfd);
 	if (pid == 0)
 		child(plan);
 	if (pid < 0)
@@ -426,5 +464,5 @@ int sg_spawn_result(int exec_fd, struct sg_exec_error *ret_error)
 		return 1;
 	report.path[sizeof(report.path) - 1] = '\0';
 	*ret_error = report;
-	return report.error > 0 ? -report.error : -EIO;
+	return report.error > 0 ? -report.error : 2;
 }

@@ -35,6 +35,7 @@ struct sg_spawn {
 	const struct sg_origin *origin;
 	char *const *argv; /* NULL: the origin's */
 	int ignore_signal; /* ignored by the new program until it handles it; 0: none */
+	bool witness;      /* exec_fd says how the program ended, whoever reaps children here */
 	int inherit_fd;    /* stays open under its number; -1: only 0, 1 and 2 do */
 	/* Names of variables that are left out, ends with NULL; may be NULL. */
 	const char *const *unset;
@@ -49,6 +50,7 @@ struct sg_spawned {
 };
 
 struct sg_exec_error {
+	int status;          /* of a program with a witness: as of waitpid() */
 	int error;           /* a positive errno */
 	char path[PATH_MAX]; /* what could not be executed, or the directory */
 };
@@ -60,8 +62,8 @@ struct sg_exec_error {
 int sg_spawn(struct sg_spawned *ret_spawned, const struct sg_spawn *spawn);
 
 /*
- * Reads the outcome from exec_fd: 1 the program runs, 0 not known yet, -errno with the path
- * where it could not be executed.
+ * Reads the outcome from exec_fd: 1 the program runs, 2 it has ended with the status (witness),
+ * 0 not known yet, -errno with the path where it could not be executed.
  */
 int sg_spawn_result(int exec_fd, struct sg_exec_error *ret_error);
 

@@ -43,6 +43,7 @@ static void begin(struct segue *segue)
 
 	*attempt = (struct attempt){ .generation = segue->generation + 1,
 		                     .running = true,
+		                     .check_status = -1,
 		                     .process = { .pidfd = -1, .exec_fd = -1 },
 		                     .pidfd_watch = { .fd = -1 },
 		                     .exec_watch = { .fd = -1 },
@@ -82,6 +83,7 @@ void sg_downstream_check(struct segue *segue)
 {
 	struct sg_spawn spawn = { .origin = &segue->origin,
 		                  .argv = segue->check_argv,
+		                  .witness = true,
 		                  .inherit_fd = -1 };
 	int r;
 
@@ -248,6 +250,8 @@ static void exec_ready(struct segue *segue, struct watch *watch, uint32_t events
 		return;
 	sg_watch_remove(segue, watch);
 	attempt->process.exec_fd = sg_fd_close(attempt->process.exec_fd);
+	if (r == 2)
+		attempt->check_status = error.status;
 	if (r > 0) {
 		if (!attempt->checking)
 			sg_queue_event(segue, &started);
@@ -275,6 +279,8 @@ static void process_ready(struct segue *segue, struct watch *watch, uint32_t eve
 	if (!attempt->running || attempt->process.pidfd < 0)
 		return;
 	(void)sg_pidfd_reap(attempt->process.pidfd, &status);
+	if (checking)
+		status = attempt->check_status;
 	forget_process(segue);
 	if (checking && segue->state == SG_STATE_CHECKING && status == 0) {
 		sg_machine_post(segue, SG_EVENT_CHECKED);

@@ -124,6 +124,7 @@ struct attempt {
 	uint64_t generation;
 	bool running;
 	bool checking;
+	int check_status;          /* how the check ended, as of waitpid(); -1: not known */
 	bool hung_up;              /* failed because its channel ended: how it ended says more */
 	struct sg_spawned process; /* pid 0: none */
 	struct watch pidfd_watch, exec_watch;

@@ -23,7 +23,8 @@ static struct listener *add(struct segue *segue)
 {
 	struct listener *more;
 
-	if (segue->listeners_len >= SEGUE_LISTENERS_MAX)
+	/* What was inherited and is not wanted counts apart from what is. */
+	if (segue->listeners_len >= 3 * SEGUE_LISTENERS_MAX)
 		return NULL;
 	more = reallocarray(segue->listeners, segue->listeners_len + 1, sizeof(*more));
 	if (more == NULL)
@@ -96,6 +97,7 @@ int sg_listeners_adopt_take(struct segue *segue, const struct sg_message *messag
 	listener->address = address;
 	listener->adopted = place;
 	listener->ours = message->flags & SG_LISTENER_OURS;
+	listener->bind.v6only = sg_listener_is_v6only(fd);
 	listener->file = (struct sg_file_id){ message->dev, message->ino };
 	snprintf(listener->name, sizeof(listener->name), "%.255s", message->name);
 	return 0;
@@ -161,7 +163,7 @@ static int check_overlap(struct segue *segue, const char *name, const struct sg_
 
 		if (!other->wanted && (other->systemd || other->fd < 0))
 			continue;
-		if (!sg_address_overlaps(&other->address, address, v6only))
+		if (!sg_address_overlaps(&other->address, other->bind.v6only, address, v6only))
 			continue;
 		return sg_fail(segue, -EADDRINUSE,
 		               other->wanted
@@ -192,7 +194,7 @@ static int bind_fresh(struct segue *segue, const char *name, const struct sg_add
 	if (listener == NULL) {
 		sg_listener_unlink(address->path, file);
 		sg_fd_close(fd);
-		return sg_fail(segue, -E2BIG, "more than %d listeners", SEGUE_LISTENERS_MAX);
+		return sg_fail(segue, -ENOMEM, "listener %s: no memory", name);
 	}
 	listener->fd = fd;
 	listener->file = file;
@@ -202,6 +204,15 @@ static int bind_fresh(struct segue *segue, const char *name, const struct sg_add
 	listener->bind = *bind;
 	snprintf(listener->name, sizeof(listener->name), "%s", name);
 	return fd;
+}
+
+static size_t wanted_count(const struct segue *segue)
+{
+	size_t count = 0;
+
+	for (size_t i = 0; i < segue->listeners_len; i++)
+		count += segue->listeners[i].wanted;
+	return count;
 }
 
 static int listen_parsed(struct segue *segue, const char *name, const struct sg_address *address,
@@ -225,6 +236,9 @@ static int listen_parsed(struct segue *segue, const char *name, const struct sg_
 	if (find(segue, name) != NULL)
 		return sg_fail(segue, -EALREADY,
 		               "listener %s was asked for twice; give each its own name", name);
+	if (wanted_count(segue) >= SEGUE_LISTENERS_MAX)
+		return sg_fail(segue, -E2BIG, "listener %s: more than %d are asked for", name,
+		               SEGUE_LISTENERS_MAX);
 	listener = inherited(segue, name, address);
 	if (listener == NULL) {
 		r = contradicts(segue, name, address);
@@ -319,6 +333,10 @@ int segue_unlisten(struct segue *segue, const char *name)
 	if (listener->ours)
 		sg_listener_unlink(listener->address.path, listener->file);
 	close_listener(listener);
+	/* What the successor dropped is bound again should it fail; the program's own wish stands.
+	 */
+	if (!listener->dropped)
+		listener->wanted = false;
 	return 0;
 }
 

@@ -304,6 +304,19 @@ static int open_steps(struct segue *segue, const struct segue_options *options)
 	return r;
 }
 
+/* A successor that gives up while it starts: its predecessor reports the reason. */
+static void say_failed(struct segue *segue)
+{
+	struct sg_message failed = { .type = SG_MESSAGE_FAILED, .error = (uint32_t)segue->unfit };
+	struct peer *peer = sg_peer_direct(segue, PEER_PREDECESSOR);
+
+	if (peer == NULL || segue->unfit == 0 || segue->state != SG_STATE_STARTING)
+		return;
+	snprintf(failed.text, sizeof(failed.text), "%.500s", segue->error);
+	(void)sg_peer_send(peer, &failed, NULL, 0);
+	segue->unfit = 0;
+}
+
 int segue_open(struct segue **ret_segue, const struct segue_options *options)
 {
 	struct segue *segue;
@@ -331,8 +344,11 @@ int segue_open(struct segue **ret_segue, const struct segue_options *options)
 	segue->state = SG_STATE_STARTING;
 	segue->state_since_ms = sg_now_ms();
 	r = open_steps(segue, options);
-	if (r < 0)
+	if (r < 0) {
+		segue->unfit = -r;
+		say_failed(segue);
 		return r;
+	}
 	segue->opened = true;
 	segue->owner = sg_peer_direct(segue, PEER_PREDECESSOR) == NULL;
 	if (!segue->owner && segue->start_ms >= 0) {
@@ -340,19 +356,6 @@ int segue_open(struct segue **ret_segue, const struct segue_options *options)
 		sg_timer_arm(segue);
 	}
 	return 0;
-}
-
-/* A successor that gives up while it starts: its predecessor reports the reason. */
-static void say_failed(struct segue *segue)
-{
-	struct sg_message failed = { .type = SG_MESSAGE_FAILED, .error = (uint32_t)segue->unfit };
-	struct peer *peer = sg_peer_direct(segue, PEER_PREDECESSOR);
-
-	if (peer == NULL || !segue->opened || segue->unfit == 0 ||
-	    segue->state != SG_STATE_STARTING)
-		return;
-	snprintf(failed.text, sizeof(failed.text), "%.500s", segue->error);
-	(void)sg_peer_send(peer, &failed, NULL, 0);
 }
 
 void segue_close(struct segue *segue)

@@ -185,6 +185,8 @@ static bool take_handshake(struct peer *peer, struct sg_message *message, int *f
 		return false;
 	switch (message->type) {
 	case SG_MESSAGE_LISTENER:
+		if (segue->offers >= SEGUE_LISTENERS_MAX)
+			return false;
 		r = sg_listeners_adopt_take(segue, message, fds[0]);
 		if (r < 0)
 			sg_queue_warning(segue, r, "listener %s could not be taken over",
@@ -347,9 +349,6 @@ static bool offered(struct segue *segue)
 
 static int join_fails(struct segue *segue, int error)
 {
-	struct peer *peer = sg_peer_direct(segue, PEER_PREDECESSOR);
-	struct sg_message failed = { .type = SG_MESSAGE_FAILED, .error = (uint32_t)-error };
-
 	switch (error) {
 	case -EPROTONOSUPPORT:
 		(void)sg_fail(segue, -EPROTO, "%s", segue->scratch);
@@ -364,10 +363,6 @@ static int join_fails(struct segue *segue, int error)
 	default:
 		(void)sg_fail(segue, -EPROTO, "the predecessor sent a message that makes no sense");
 		break;
-	}
-	if (peer != NULL) {
-		snprintf(failed.text, sizeof(failed.text), "%.500s", segue->error);
-		(void)sg_peer_send(peer, &failed, NULL, 0);
 	}
 	return error == -EPROTONOSUPPORT ? -EPROTO : error;
 }

@@ -25,7 +25,7 @@ static void check_again(const struct sg_address *address)
 	if (memcmp(again.ip, address->ip, sizeof(again.ip)) != 0 ||
 	    strcmp(again.path, address->path) != 0)
 		abort();
-	if (address->port && !sg_address_overlaps(address, &again, false))
+	if (address->port && !sg_address_overlaps(address, false, &again, false))
 		abort();
 }
 

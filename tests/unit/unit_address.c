@@ -295,8 +295,8 @@ static void check_overlap(const char *a, const char *b, int v6only, bool expecte
 	for (int v = 0; v < 2; v++) {
 		if (v6only != 2 && v6only != v)
 			continue;
-		if (sg_address_overlaps(&x, &y, v) != expected ||
-		    sg_address_overlaps(&y, &x, v) != expected)
+		if (sg_address_overlaps(&x, v, &y, v) != expected ||
+		    sg_address_overlaps(&y, v, &x, v) != expected)
 			UNIT_FAIL("%s and %s: not %d (v6only %d)", a, b, expected, v);
 	}
 }

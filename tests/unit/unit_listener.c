@@ -222,16 +222,17 @@ UNIT_CASE(a_taken_port_is_refused_with_what_to_do)
 }
 
 /* Binds a, then b beside it: can it? The port is one that was free a moment ago. */
-static bool kernel_overlaps(const struct sg_address *a, const struct sg_address *b, bool v6only)
+static bool kernel_overlaps(const struct sg_address *a, bool a_v6only, const struct sg_address *b,
+                            bool b_v6only)
 {
-	struct sg_bind_options options = { .v6only = v6only };
+	struct sg_bind_options options = { .v6only = a_v6only }, others = { .v6only = b_v6only };
 	struct sg_file_id file;
 	char reason[300];
 	int first = sg_listener_bind(a, &options, &file, reason, sizeof(reason)), second;
 
 	if (first < 0)
 		UNIT_FAIL("%s", reason);
-	second = sg_listener_bind(b, &options, &file, reason, sizeof(reason));
+	second = sg_listener_bind(b, &others, &file, reason, sizeof(reason));
 	CHECK(second >= 0 || second == -EADDRINUSE);
 	MUST(close(first));
 	if (second >= 0)
@@ -252,25 +253,25 @@ UNIT_CASE(what_overlaps_is_what_the_kernel_refuses)
 	probe = bound(":0");
 	port = port_of(probe);
 	MUST(close(probe));
-	for (int v6only = 0; v6only < 2; v6only++)
+	for (int both = 0; both < 4; both++)
 		for (int i = 0; i < HOSTS; i++)
 			for (int j = 0; j < HOSTS; j++) {
 				struct sg_address a, b;
 				char text[2][64];
-				bool said, is;
+				bool v6only = both & 1, b_v6only = both & 2, said, is;
 
 				/* A mapped number cannot be bound with IPV6_V6ONLY. */
-				if (v6only && (i == HOSTS - 1 || j == HOSTS - 1))
+				if ((v6only && i == HOSTS - 1) || (b_v6only && j == HOSTS - 1))
 					continue;
 				snprintf(text[0], 64, "%s:%u", hosts[i], port);
 				snprintf(text[1], 64, "%s:%u", hosts[j], port);
 				a = parsed(text[0]);
 				b = parsed(text[1]);
-				said = sg_address_overlaps(&a, &b, v6only);
-				is = kernel_overlaps(&a, &b, v6only);
+				said = sg_address_overlaps(&a, v6only, &b, b_v6only);
+				is = kernel_overlaps(&a, v6only, &b, b_v6only);
 				if (said != is)
-					UNIT_FAIL("%s and %s (v6only %d): said %d, is %d", a.text,
-					          b.text, v6only, said, is);
+					UNIT_FAIL("%s and %s (v6only %d, %d): said %d, is %d",
+					          a.text, b.text, v6only, b_v6only, said, is);
 			}
 }
 

@@ -11,6 +11,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 static char folder[] = "/tmp/segue-unit-XXXXXX";
 
@@ -554,6 +555,68 @@ UNIT_CASE(the_pidfd_is_of_the_child_and_close_on_exec)
 	CHECK(MUST(fcntl(spawned.pidfd, F_GETFD)) & FD_CLOEXEC);
 	CHECK(MUST(fcntl(spawned.exec_fd, F_GETFD)) & FD_CLOEXEC);
 	CHECK_INT(end_of(&spawned), 0);
+	sg_origin_done(&origin);
+}
+
+/* A host that ignores SIGCHLD, or waits for every child, leaves no status to whoever asks. */
+UNIT_CASE(a_witness_says_how_a_program_ended_whoever_reaps_children_here)
+{
+	static const struct {
+		const char *words;
+		int exited, signalled;
+	} cases[] = { { "exit 0", 0, 0 }, { "exit 3", 3, 0 }, { "kill -ABRT $$", 0, SIGABRT } };
+	struct sg_origin origin = origin_of("/bin/sh", "sh");
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		char *argv[] = { (char *)"sh", (char *)"-c", (char *)cases[i].words, NULL };
+		struct sg_spawn spawn = {
+			.origin = &origin, .inherit_fd = -1, .argv = argv, .witness = true
+		};
+		struct sg_exec_error report = { 0 };
+		struct sg_spawned spawned;
+		int status;
+
+		CHECK(signal(SIGCHLD, SIG_IGN) != SIG_ERR);
+		CHECK_INT(sg_spawn(&spawned, &spawn), 0);
+		CHECK_INT(result_of(spawned.exec_fd, &report), 2);
+		CHECK_INT(WEXITSTATUS(report.status), cases[i].exited);
+		CHECK_INT(WTERMSIG(report.status), cases[i].signalled);
+		while (sg_pidfd_reap(spawned.pidfd, &status) == 0)
+			(void)result_of(spawned.pidfd, &report);
+		MUST(close(spawned.pidfd));
+		MUST(close(spawned.exec_fd));
+		CHECK(signal(SIGCHLD, SIG_DFL) != SIG_ERR);
+	}
+	sg_origin_done(&origin);
+}
+
+UNIT_CASE(a_witness_that_is_killed_takes_the_program_along)
+{
+	struct sg_origin origin = origin_of("/bin/sleep", "sleep");
+	char *argv[] = { (char *)"sleep", (char *)"1000", NULL };
+	struct sg_exec_error report = { 0 };
+	struct sg_spawned spawned;
+	int fds[2];
+	char byte;
+
+	/* The program alone keeps the pipe open, as its standard output. */
+	MUST(pipe2(fds, O_CLOEXEC));
+	fflush(stdout);
+	int saved = (int)MUST(fcntl(1, F_DUPFD_CLOEXEC, 100));
+	struct sg_spawn spawn = {
+		.origin = &origin, .inherit_fd = -1, .argv = argv, .witness = true
+	};
+
+	MUST(dup2(fds[1], 1));
+	CHECK_INT(sg_spawn(&spawned, &spawn), 0);
+	MUST(dup2(saved, 1));
+	MUST(close(saved));
+	MUST(close(fds[1]));
+	CHECK_INT(sg_pidfd_signal(spawned.pidfd, SIGKILL), 0);
+	CHECK_INT(MUST(read(fds[0], &byte, 1)), 0);
+	CHECK_INT(result_of(spawned.exec_fd, &report), 1);
+	MUST(close(fds[0]));
+	CHECK_INT(WTERMSIG(end_of(&spawned)), SIGKILL);
 	sg_origin_done(&origin);
 }
 
