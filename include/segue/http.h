@@ -311,7 +311,10 @@ int segue_http_on_disconnect(struct segue_http_request *req,
  * segue_http_after - call a function later, on the loop, without a thread
  *
  * It is called early where the client has gone or the drain ends, and not at all when the request
- * has been answered before. More than one may wait. Errors:   -ENOMEM
+ * has been answered before. More than one may wait. One that is asked for after an early call is
+ * not early: a handler may go on waiting for something else than its client.
+ *
+ * Errors:   -ENOMEM
  */
 int segue_http_after(struct segue_http_request *req, int64_t ms,
                      void (*fn)(struct segue_http_request *req, void *ctx), void *ctx);

@@ -51,15 +51,20 @@ void sgh_after_start(struct sgh_after *after, int64_t ms)
 	struct segue_http_request *req = after->req;
 	struct sgh_loop *loop = req->loop;
 
-	if (!req->conn && atomic_load(&req->gone))
+	/* Only the first: whoever waits again although the client has gone waits for something
+	 * else, and has the time that it asked for. */
+	if (!req->conn && atomic_load(&req->gone) && !req->hurried) {
+		req->hurried = true;
 		ms = 0;
+	}
 	after->next = req->afters;
 	after->prev = &req->afters;
 	if (after->next)
 		after->next->prev = &after->next;
 	req->afters = after;
-	/* The clock of the loop may stand a little behind: never early. */
-	if (sgh_timer_set(&loop->timers, &after->timer, sgh_loop_now(loop) + ms + (ms > 0)) < 0) {
+	/* The clock of the loop may stand a little behind: never early. And never due in the
+	 * round that runs, which a handler that waits again and again would keep for itself. */
+	if (sgh_timer_set(&loop->timers, &after->timer, sgh_loop_now(loop) + ms + 1) < 0) {
 		uv_update_time(&loop->uv);
 		fire_after(&after->timer);
 	}
@@ -79,6 +84,7 @@ void sgh_after_free(struct segue_http_request *req)
 /* The client has gone: whoever waits need not wait on. */
 void sgh_after_hurry(struct segue_http_request *req)
 {
+	req->hurried = req->afters != NULL;
 	for (struct sgh_after *after = req->afters; after; after = after->next)
 		sgh_timer_set(&req->loop->timers, &after->timer, sgh_loop_now(req->loop));
 }

@@ -159,6 +159,7 @@ struct segue_http_request {
 	void (*disconnected)(struct segue_http_request *req, bool reset, void *ctx);
 	void *disconnected_ctx;
 	struct sgh_after *afters;
+	bool hurried; /* a wait has ended early */
 	uint64_t since_ms;
 	unsigned int guards; /* calls into the program; the request outlives them */
 	uint8_t minor;

@@ -208,6 +208,36 @@ static void watch(struct segue_http_request *req, void *ctx)
 	segue_http_after(req, number(req, "ms", 1000), answer, NULL);
 }
 
+/* Waits again and again until "/release" has been asked for; "gone" is then counted. */
+static atomic_int released, polls, polled_gone;
+
+static void poll_released(struct segue_http_request *req, void *ctx)
+{
+	atomic_fetch_add(&polls, 1);
+	if (atomic_load(&released)) {
+		if (segue_http_gone(req))
+			atomic_fetch_add(&polled_gone, 1);
+		segue_http_reply(req, 200, "text/plain", "released\n");
+	} else {
+		segue_http_after(req, number(req, "ms", 0), poll_released, NULL);
+	}
+}
+
+static void release(struct segue_http_request *req, void *ctx)
+{
+	atomic_store(&released, 1);
+	segue_http_reply(req, 200, "text/plain", "");
+}
+
+static void polled(struct segue_http_request *req, void *ctx)
+{
+	char text[64];
+
+	snprintf(text, sizeof(text), "polls %d gone %d\n", atomic_load(&polls),
+	         atomic_load(&polled_gone));
+	segue_http_reply(req, 200, "text/plain", text);
+}
+
 static void counts(struct segue_http_request *req, void *ctx)
 {
 	char text[96];
@@ -274,6 +304,9 @@ int main(int argc, char **argv)
 	segue_http_route_streaming(server, "POST", "/refuse", refuse, NULL);
 	segue_http_route_blocking(server, "GET", "/block", block, NULL);
 	segue_http_route(server, "GET", "/watch", watch, NULL);
+	segue_http_route(server, "GET", "/poll", poll_released, NULL);
+	segue_http_route(server, "GET", "/polled", polled, NULL);
+	segue_http_route(server, "GET", "/release", release, NULL);
 	segue_http_route(server, "GET", "/counts", counts, NULL);
 	segue_http_route(server, "GET", "/status", status, NULL);
 	segue_http_route(server, "GET", "/threads", threads, NULL);

@@ -263,10 +263,15 @@ def test_requests_that_wait_cost_no_thread(start):
         connection.close()
 
 
-def wait_counts(service, wanted):
+def reset(connection):
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def wait_counts(service, wanted, target="/counts"):
     with Connection(service.address) as connection:
-        for _ in range(2000):
-            counts = connection.get("/counts").body
+        for _ in range(20000):
+            counts = connection.get(target).body
             if wanted in counts:
                 return
     raise AssertionError(f"{counts!r} where {wanted!r} was expected")
@@ -282,8 +287,39 @@ def test_a_handler_is_told_that_its_client_has_closed_or_reset(server):
     with Connection(service.address) as connection:
         connection.send(request("GET", "/watch?ms=600000"))
         wait_counts(service, b"closed 1 reset 0")
-        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset(connection)
     wait_counts(service, b"closed 1 reset 1")
+
+
+@pytest.mark.parametrize("ms", [0, 1, 50])
+@pytest.mark.parametrize("stays", [True, False], ids=["client_stays", "client_resets"])
+def test_a_handler_that_waits_again_and_again_leaves_the_loop_to_others(server, ms, stays):
+    service = server("--threads", "1")
+    with Connection(service.address) as connection, Connection(service.address) as other:
+        connection.send(request("GET", f"/poll?ms={ms}"))
+        while b"polls 0 " in other.get("/polled").body:
+            continue
+        if not stays:
+            reset(connection)
+        for _ in range(50):
+            assert other.get("/status").status == 200
+        assert other.get("/release").status == 200
+        if stays:
+            assert connection.response().body == b"released\n"
+    if not stays:
+        wait_counts(service, b" gone 1\n", "/polled")
+
+
+def test_a_wait_ends_early_once_when_the_client_has_gone(server):
+    service = server("--threads", "1", "--drain-timeout", "0")
+    with Connection(service.address) as connection:
+        connection.send(request("GET", "/poll?ms=600000"))
+        wait_counts(service, b"polls 1 ", "/polled")
+        reset(connection)
+    wait_counts(service, b"polls 2 ", "/polled")
+    with Connection(service.address) as other:
+        for _ in range(200):
+            assert other.get("/polled").body == b"polls 2 gone 0\n"
 
 
 def test_a_header_that_would_break_the_framing_is_refused(server):
