@@ -29,6 +29,7 @@ struct record {
 struct client {
 	int fd;     /* -1: free */
 	int handed; /* waits for the successor's word; hands off */
+	int kept;   /* the successor cannot take it: ends with its next answer */
 	unsigned int lines;
 	size_t len;
 	char line[LINE_MAX_BYTES];
@@ -63,7 +64,7 @@ static void answer(struct segue *segue, struct client *client, const char *line,
 	                 (unsigned long long)segue_generation(segue), (long)getpid(), len, line);
 
 	/* A client that does not read is not waited for: this is an example. */
-	if (send(client->fd, text, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT) != n)
+	if (send(client->fd, text, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT) != n || client->kept)
 		client_close(client);
 }
 
@@ -111,7 +112,7 @@ static void hand_over(struct segue *segue)
 	for (int i = 0; i < CLIENTS_MAX; i++) {
 		struct record record = { clients[i].lines };
 
-		if (clients[i].fd < 0 || clients[i].handed)
+		if (clients[i].fd < 0 || clients[i].handed || clients[i].kept)
 			continue;
 		if (segue_handover(segue, clients[i].fd, clients[i].line, clients[i].len, &record,
 		                   sizeof(record), &clients[i]) == 0)
@@ -152,6 +153,8 @@ static int handle(struct segue *segue, const struct segue_event *event)
 	case SEGUE_EVENT_RESUME:
 		accepting = 1;
 		draining = moving = 0;
+		for (int i = 0; i < CLIENTS_MAX; i++)
+			clients[i].kept = 0;
 		break;
 	case SEGUE_EVENT_COMMIT:
 		accepting = 0;
@@ -180,6 +183,7 @@ static int handle(struct segue *segue, const struct segue_event *event)
 		break;
 	case SEGUE_EVENT_KEPT:
 		((struct client *)event->cookie)->handed = 0;
+		((struct client *)event->cookie)->kept = draining;
 		break;
 	case SEGUE_EVENT_UPGRADE_ENDED:
 		fprintf(stderr, "upgrade to generation %llu: %s (%s)\n",

@@ -145,12 +145,25 @@ void sg_downstream_spawn(struct segue *segue)
 void sg_downstream_abandon(struct segue *segue)
 {
 	struct attempt *attempt = &segue->attempt;
+	struct sg_message failed = { .type = SG_MESSAGE_FAILED, .error = (uint32_t)attempt->error };
+	int r;
 
 	if (attempt->process.pidfd < 0) {
 		sg_machine_post(segue, SG_EVENT_REAPED);
 		return;
 	}
-	(void)sg_pidfd_signal(attempt->process.pidfd, SIGKILL);
+	/* For one that cannot be killed. */
+	snprintf(failed.text, sizeof(failed.text), "%.500s", attempt->reason);
+	if (attempt->peer != NULL)
+		(void)sg_peer_send(attempt->peer, &failed, NULL, 0);
+	r = sg_pidfd_signal(attempt->process.pidfd, SIGKILL);
+	if (r < 0 && r != -ESRCH)
+		sg_queue_warning(
+			segue, r,
+			"generation %llu (pid %ld) failed and cannot be killed: %s; it does not "
+			"serve, end it yourself",
+			(unsigned long long)attempt->generation, (long)attempt->process.pid,
+			strerror(-r));
 }
 
 static void say_ended(struct segue *segue, enum segue_outcome outcome)
@@ -182,6 +195,12 @@ void sg_downstream_report(struct segue *segue)
 {
 	struct attempt *attempt = &segue->attempt;
 
+	/* Before its death is proven its channel must not end: it would take that for ours. */
+	if (attempt->peer != NULL && attempt->process.pidfd >= 0) {
+		sg_watch_remove(segue, &attempt->peer->channel_watch);
+		attempt->peer->role = PEER_ABANDONED;
+		attempt->peer = NULL;
+	}
 	forget_process(segue);
 	if (attempt->peer != NULL)
 		sg_peer_doom(attempt->peer);

@@ -74,7 +74,8 @@ struct batch {
 	struct handed_list entries;
 };
 
-enum peer_role { PEER_PREDECESSOR, PEER_SUCCESSOR };
+/* Abandoned: a successor that failed, was killed and does not die; its channel stays open. */
+enum peer_role { PEER_PREDECESSOR, PEER_SUCCESSOR, PEER_ABANDONED };
 
 struct peer {
 	struct peer *next;
@@ -158,6 +159,7 @@ struct segue {
 	bool had_drain; /* SEGUE_EVENT_DRAIN with a successor has been said */
 	bool said_ready;
 	bool served;        /* at some time, whoever does now */
+	bool given_up;      /* the predecessor says so */
 	bool had_successor; /* has committed one */
 	int unfit;          /* errno: a listener that the program asked for could not be had */
 	bool opened;

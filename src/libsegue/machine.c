@@ -224,7 +224,8 @@ static void give_up(struct segue *segue, enum sg_event event)
 
 	gone.reason = event == SG_EVENT_DEADLINE
 	                      ? "the predecessor did not hand the service over in time"
-	                      : "the predecessor sent a message that makes no sense";
+	              : segue->given_up ? "the predecessor has given this start up"
+	                                : "the predecessor sent a message that makes no sense";
 	if (peer != NULL) {
 		failed.error = (uint32_t)gone.error;
 		snprintf(failed.text, sizeof(failed.text), "%s", gone.reason);

@@ -254,7 +254,12 @@ static void message(struct peer *peer, struct sg_message *m, int *fds, size_t fd
 
 static void gone(struct peer *peer)
 {
-	if (peer->role == PEER_PREDECESSOR)
+	int status;
+
+	if (peer->role == PEER_ABANDONED) {
+		(void)sg_pidfd_reap(peer->pidfd, &status);
+		sg_peer_doom(peer);
+	} else if (peer->role == PEER_PREDECESSOR)
 		sg_upstream_gone(peer);
 	else
 		sg_downstream_gone(peer);

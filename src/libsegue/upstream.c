@@ -271,6 +271,13 @@ void sg_upstream_message(struct peer *peer, struct sg_message *message, int *fds
 	case SG_MESSAGE_CONFIRM:
 		sg_machine_post(segue, SG_EVENT_CONFIRM);
 		return;
+	case SG_MESSAGE_FAILED:
+		if (segue->state != SG_STATE_STARTING && segue->state != SG_STATE_READY)
+			return;
+		segue->given_up = true;
+		peer->broken = !segue->opened;
+		sg_machine_post(segue, SG_EVENT_PREDECESSOR_BROKE);
+		return;
 	case SG_MESSAGE_CONNECTIONS:
 		take_connections(peer, message, fds, fds_len);
 		return;
@@ -292,6 +299,10 @@ void sg_upstream_gone(struct peer *peer)
 	struct segue *segue = peer->segue;
 
 	if (peer->broken && !peer->dead)
+		return;
+	/* Before the commit only a death makes this generation serve; its pidfd will tell. */
+	if (direct && !peer->dead && peer->pidfd >= 0 && sg_pidfd_dead(peer->pidfd) == 0 &&
+	    (segue->state == SG_STATE_STARTING || segue->state == SG_STATE_READY) && segue->opened)
 		return;
 	sg_peer_doom(peer);
 	/* With nobody left who could serve, there is no deadline for the application's start. */
@@ -361,7 +372,10 @@ static int join_fails(struct segue *segue, int error)
 		              "the predecessor ended before it had handed over its listeners");
 		break;
 	default:
-		(void)sg_fail(segue, -EPROTO, "the predecessor sent a message that makes no sense");
+		(void)sg_fail(segue, -EPROTO,
+		              segue->given_up
+		                      ? "the predecessor has given this start up"
+		                      : "the predecessor sent a message that makes no sense");
 		break;
 	}
 	return error == -EPROTONOSUPPORT ? -EPROTO : error;
