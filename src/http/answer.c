@@ -71,6 +71,20 @@ static void do_on_body(struct segue_http_request *req, const struct op *op)
 	do_resume(req);
 }
 
+/* A piece from another thread. Whoever waits there is woken here, for not every piece reaches the
+ * client: the answer to HEAD has no body. */
+static void do_posted_write(struct segue_http_request *req, const struct op *op)
+{
+	struct sgh_loop *loop = req->loop;
+
+	sgh_do_write(req, op->data, op->len);
+	pthread_mutex_lock(&loop->lock);
+	req->posted -= op->len;
+	req->waiting = req->conn ? sgh_output_waiting(req->conn) : 0;
+	pthread_cond_broadcast(&loop->written);
+	pthread_mutex_unlock(&loop->lock);
+}
+
 static void do_on_disconnect(struct segue_http_request *req, const struct op *op)
 {
 	if (!req->conn) {
@@ -96,7 +110,7 @@ static void do_op(struct op *op)
 		sgh_do_begin(req, op->status, op->type, op->number);
 		break;
 	case OP_WRITE:
-		sgh_do_write(req, op->data, op->len);
+		do_posted_write(req, op);
 		break;
 	case OP_END:
 		sgh_do_end(req, op->number);
@@ -128,13 +142,7 @@ static void do_op(struct op *op)
 static void run_op(struct sgh_loop *loop, struct sgh_message *message)
 {
 	struct op *op = (struct op *)message;
-	struct segue_http_request *req = op->req;
 
-	if (op->what == OP_WRITE) {
-		pthread_mutex_lock(&loop->lock);
-		req->posted -= op->len;
-		pthread_mutex_unlock(&loop->lock);
-	}
 	do_op(op);
 	free(op);
 }

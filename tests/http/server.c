@@ -106,7 +106,8 @@ static struct pieces *pieces_of(struct segue_http_request *req)
 	pieces->data = malloc(pieces->size + 1);
 	memset(pieces->data, 'x', pieces->size);
 	identify(req);
-	segue_http_begin(req, 200, "text/plain", number(req, "length", -1));
+	segue_http_begin(req, (int)number(req, "code", 200), "text/plain",
+	                 number(req, "length", -1));
 	return pieces;
 }
 

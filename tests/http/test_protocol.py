@@ -119,6 +119,17 @@ def test_a_large_answer_comes_whole_through_a_small_window(server, target):
         assert len(answer.body) == 200 * 65536 and answer.body.count(b"x") == len(answer.body)
 
 
+@pytest.mark.parametrize("target", ["/stream", "/stream-blocking"])
+@pytest.mark.parametrize("method,code", [("HEAD", 200), ("GET", 204), ("GET", 304)])
+def test_the_writer_of_an_answer_without_body_does_not_wait(server, target, method, code):
+    with Connection(server().address) as connection:
+        # More often than the pool has threads.
+        for _ in range(4):
+            answer = connection.ask(method, f"{target}?n=50&size=65536&code={code}")
+            assert answer.status == code and answer.body == b""
+        assert connection.get("/stream-blocking?n=2&size=10").body == b"x" * 20
+
+
 def memory(pid):
     with open(f"/proc/{pid}/status", encoding="ascii") as status:
         return int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1)) * 1024
