@@ -1,11 +1,13 @@
 """The examples do what their comments say, upgrades included."""
 
+import contextlib
 import re
 import socket
 
 import pytest
 
 from harness import http, processes
+from harness.builds import put_program
 from harness.http import request
 from harness.service import parse
 from upgrades import Crowd, ask, generations, gone, upgrade
@@ -160,6 +162,32 @@ def test_echo_ends_its_connections_when_it_stops(echo):
         assert one.send(b"one\n").read()[0] == 1
         echo.stop()
         assert one.file.read() == b""
+
+
+def test_echo_keeps_what_its_successor_has_no_descriptors_for(start, build, folder):
+    """It is not offered again and again, but ends with its next answer."""
+    program = put_program(build.program("echo"), folder / "echo-of-today")
+    echo = start(program, "127.0.0.1:0", folder / "echo.pid", bare=True, pid_file=folder / "echo.pid",
+                 env={"LD_LIBRARY_PATH": build.folder / "src/libsegue"})
+    echo.log.wait_for_line("^generation 1 pid .* serves")
+    pid, address = echo.pid, parse(echo.addresses()[0])
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Lines(address)) for _ in range(100)]
+        for client in clients:
+            assert client.send(b"one\n").read()[1] == 1
+        script = folder / "script"
+        script.write_text(f"#!/bin/sh\nulimit -n 40\nexec {build.program('echo')} \"$@\"\n")
+        script.chmod(0o755)
+        put_program(script, program)
+        echo.send(12)
+        echo.log.wait_for_line("^generation 2 pid .* serves")
+        answers = [client.send(b"two\n").read() for client in clients]
+        assert {answer[0] for answer in answers} == {2}
+        kept = [client for client, answer in zip(clients, answers) if answer[2] == pid]
+        assert kept and all(client.file.read() == b"" for client in kept)
+    assert echo.wait_exit(pid) == 0
+    # Two batches, each declined once.
+    assert echo.log.text().count("was declined") <= 2
 
 
 # state
