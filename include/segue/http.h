@@ -363,6 +363,8 @@ int segue_http_begin(struct segue_http_request *req, int status, const char *typ
  * Errors:   -EPIPE the client has gone: segue_http_end() is all that is left to do;
  *           -EINVAL not begun, or more than the length; -ENOMEM
  * Blocks:   outside of the loops' threads, while max_unsent_bytes wait; it returns 0 then
+ * Threads:  on a loop that is not the request's the function of segue_http_on_writable() may be
+ *           called before this one has returned 1: nothing may be done with the request after it
  */
 int segue_http_write(struct segue_http_request *req, const void *data, size_t len);
 

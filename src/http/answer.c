@@ -71,6 +71,18 @@ static void do_on_body(struct segue_http_request *req, const struct op *op)
 	do_resume(req);
 }
 
+/* The writer was told to wait: it is called when the client has taken enough, or has gone. */
+static void promise_writable(struct segue_http_request *req)
+{
+	if (req->conn) {
+		req->wants_writable = true;
+		if (req->loop->current != req->conn)
+			sgh_connection_wake(req->conn);
+	} else if (req->writable) {
+		req->writable(req, req->writable_ctx);
+	}
+}
+
 /* A piece from another thread. Whoever waits there is woken here, for not every piece reaches the
  * client: the answer to HEAD has no body. */
 static void do_posted_write(struct segue_http_request *req, const struct op *op)
@@ -83,6 +95,8 @@ static void do_posted_write(struct segue_http_request *req, const struct op *op)
 	req->waiting = req->conn ? sgh_output_waiting(req->conn) : 0;
 	pthread_cond_broadcast(&loop->written);
 	pthread_mutex_unlock(&loop->lock);
+	if (op->number)
+		promise_writable(req);
 }
 
 static void do_on_disconnect(struct segue_http_request *req, const struct op *op)
@@ -297,25 +311,40 @@ static int write_on_loop(struct segue_http_request *req, const void *data, size_
 	return 1;
 }
 
-int segue_http_write(struct segue_http_request *req, const void *data, size_t len)
+/* From another thread. Once it is posted the request may be written on by the loop already. */
+static int post_write(struct segue_http_request *req, const void *data, size_t len)
 {
 	struct op op = { .req = req, .what = OP_WRITE, .data = data, .len = len };
-	int r, s;
+	int64_t promised = req->promised;
+	int r = wait_for_client(req, len);
+	int s;
+
+	if (r < 0)
+		return r;
+	op.number = r;
+	if (promised >= 0)
+		req->promised -= len;
+	s = submit(&op);
+	if (s == 0)
+		return r;
+	req->promised = promised;
+	pthread_mutex_lock(&req->loop->lock);
+	req->posted -= len;
+	pthread_mutex_unlock(&req->loop->lock);
+	return s;
+}
+
+int segue_http_write(struct segue_http_request *req, const void *data, size_t len)
+{
+	int r;
 
 	if (!req->begun || (req->promised >= 0 && len > (uint64_t)req->promised))
 		return -EINVAL;
 	if (!len)
 		return 0;
-	if (on_loop(req)) {
-		r = write_on_loop(req, data, len);
-	} else {
-		r = wait_for_client(req, len);
-		if (r < 0)
-			return r;
-		s = submit(&op);
-		if (s < 0)
-			return s;
-	}
+	if (!on_loop(req))
+		return post_write(req, data, len);
+	r = write_on_loop(req, data, len);
 	if (r >= 0 && req->promised >= 0)
 		req->promised -= len;
 	return r;

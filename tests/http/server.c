@@ -119,6 +119,36 @@ static void stream(struct segue_http_request *req, void *ctx)
 	write_pieces(req, pieces);
 }
 
+/* An answer that begins on the loop of its request, and is written on from a request elsewhere. */
+static struct segue_http_request *_Atomic subscriber;
+static struct pieces *subscribed;
+
+static void subscribe(struct segue_http_request *req, void *ctx)
+{
+	subscribed = pieces_of(req);
+	segue_http_on_writable(req, write_pieces, subscribed);
+	atomic_store(&subscriber, req);
+}
+
+/* After a write that returned 1 the other loop may be at it. */
+static void publish(struct segue_http_request *req, void *ctx)
+{
+	struct segue_http_request *to = atomic_exchange(&subscriber, NULL);
+	struct pieces *pieces = subscribed;
+	int r = 0;
+
+	while (to && r == 0 && pieces->left > 0) {
+		pieces->left--;
+		r = segue_http_write(to, pieces->data, pieces->size);
+	}
+	if (to && r != 1) {
+		segue_http_end(to);
+		free(pieces->data);
+		free(pieces);
+	}
+	segue_http_reply(req, to ? 200 : 404, "text/plain", "");
+}
+
 static void stream_blocking(struct segue_http_request *req, void *ctx)
 {
 	struct pieces *pieces = pieces_of(req);
@@ -305,6 +335,8 @@ int main(int argc, char **argv)
 	segue_http_route_streaming(server, "POST", "/refuse", refuse, NULL);
 	segue_http_route_blocking(server, "GET", "/block", block, NULL);
 	segue_http_route(server, "GET", "/watch", watch, NULL);
+	segue_http_route(server, "GET", "/subscribe", subscribe, NULL);
+	segue_http_route(server, "GET", "/publish", publish, NULL);
 	segue_http_route(server, "GET", "/poll", poll_released, NULL);
 	segue_http_route(server, "GET", "/polled", polled, NULL);
 	segue_http_route(server, "GET", "/release", release, NULL);

@@ -130,6 +130,19 @@ def test_the_writer_of_an_answer_without_body_does_not_wait(server, target, meth
         assert connection.get("/stream-blocking?n=2&size=10").body == b"x" * 20
 
 
+def test_an_answer_is_written_on_from_another_loop(server):
+    service = server("--threads", "2")
+    with Connection(service.address, deadline=60, receive_buffer=4096) as reader:
+        for _ in range(20):
+            # Each on a loop of the kernel's choice: not always on two.
+            reader.send(request("GET", "/subscribe?n=40&size=65536"))
+            status = 404
+            while status == 404:
+                with Connection(service.address) as writer:
+                    status = writer.get("/publish").status
+            assert reader.response().body == b"x" * 40 * 65536
+
+
 def memory(pid):
     with open(f"/proc/{pid}/status", encoding="ascii") as status:
         return int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1)) * 1024
