@@ -207,6 +207,84 @@ def checked(subject, folder, *options):
     return subject(*words, *options)
 
 
+def test_why_a_successor_cannot_even_open_reaches_the_predecessor(subject, folder):
+    one = subject()
+    one.configure("--pid-file", folder / "missing/file.pid")
+    with unharmed(one):
+        reason = one.fails()
+        assert reason == failed(f"pid file {folder}/missing/file.pid: No such file or directory")
+        one.configure()
+
+
+IGNORES_CHILDREN = """
+import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_a_preflight_check_works_where_the_host_ignores_its_children(subject, folder):
+    """The kernel reaps them at once then, and their status with them."""
+    before = ["/usr/bin/python3", "-c", IGNORES_CHILDREN]
+    (folder / "verdict").write_text("ok")
+    words = ["--check-argument", "--check", "--check-argument", folder / "verdict"]
+    one = subject(*words, before=before)
+    (folder / "verdict").write_text("bad")
+    assert one.fails() == failed("the preflight check exited with status 3")
+    (folder / "verdict").write_text("ok")
+    one.upgrade()
+
+
+# Answers ENOSYS to clone3(), as the filters of containers do.
+FILTERED = """
+import ctypes, os, struct, sys
+code = struct.pack("=HBBIHBBIHBBIHBBI", 0x20, 0, 0, 0, 0x15, 0, 1, 435, 6, 0, 0, 0x50026,
+                   6, 0, 0, 0x7fff0000)
+program = struct.pack("HP", 4, ctypes.addressof(ctypes.create_string_buffer(code, len(code))))
+keep = ctypes.create_string_buffer(code, len(code))
+program = struct.pack("HP", 4, ctypes.addressof(keep))
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.create_string_buffer(program), 0, 0):
+    sys.exit(f"seccomp: {os.strerror(ctypes.get_errno())}")
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the filter names a call by its number here")
+def test_an_upgrade_works_where_clone3_is_filtered(subject):
+    one = subject(before=["/usr/bin/python3", "-c", FILTERED])
+    one.upgrade()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a program of another user")
+def test_a_failed_successor_that_cannot_be_killed_never_serves(start, build, folder):
+    """It has changed its user, so it cannot be killed by who started it. It is told to go."""
+    before = ["setpriv", "--reuid=65533", "--regid=65533", "--clear-groups", "--inh-caps=-all",
+              "--bounding-set=-all"]
+    os.chown(folder, 65533, 65533)
+    folder.chmod(0o755)
+    program = copy(build, folder / "app")
+    one = Subject(start, folder, "--start-timeout", 700, program=program, before=before)
+    pid = one.pid
+    # The next version is another user's, and takes that user for good.
+    os.mkfifo(folder / "gate")
+    os.chown(folder / "gate", 65532, 65532)
+    copy(build, program)
+    os.chown(program, 65532, 65532)
+    program.chmod(0o4755)
+    one.behave("open:user:65532", f"open:gate:{folder}/gate")
+    with gate(folder) as go:
+        mark = one.ask()
+        assert "not ready within 700 ms" in one.ended(mark, outcome="failed")["reason"]
+        successor = one.service.process(one.log.find("upgrade_started", since=mark)[0]["successor_pid"])
+        go()
+        successor.wait()
+    assert one.log.find("serving", pid=successor.pid) == []
+    with Connection(one.address()) as fresh:
+        assert fresh.get().pid == pid
+    one.service.expected_exits.add(1)
+
+
 def test_a_preflight_check_that_fails_starts_nothing(subject, folder):
     one = checked(subject, folder)
     with unharmed(one) as clients:

@@ -201,6 +201,15 @@ static void set_umask(const char *octal)
 	umask((mode_t)strtoul(octal, NULL, 8));
 }
 
+/* For good: with all three numbers of it, so that who started this may not signal it. */
+static void set_user(const char *number)
+{
+	uid_t uid = (uid_t)strtoul(number, NULL, 10);
+
+	if (setresuid(uid, uid, uid) < 0)
+		_exit(99);
+}
+
 static void set_variable(const char *assignment)
 {
 	putenv((char *)assignment);
@@ -238,6 +247,7 @@ static void one(const char *what)
 		      { "raw", raw },
 		      { "chdir", change_directory },
 		      { "umask", set_umask },
+		      { "user", set_user },
 		      { "setenv", set_variable },
 		      { "ignore", ignore },
 		      { "block", block } };
