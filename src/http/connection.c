@@ -432,6 +432,9 @@ static enum step request_step(struct sgh_connection *conn)
 		}
 		return sgh_response_progress(req) ? AGAIN : WAIT;
 	}
+	/* While draining only what the kernel has is finished: the rest may be cut yet. */
+	if (conn->loop->draining && !sgh_output_flush(conn))
+		return WAIT;
 	if (req->closes) {
 		conn->closing = 1;
 		conn->close_now = req->client_closes && req->body == SGH_BODY_DONE;

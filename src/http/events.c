@@ -36,16 +36,18 @@ static void counts_now(const struct segue_http_server *server, struct segue_http
 	counts->cut_idle = SUM(server, cut_idle) - server->at_drain.cut_idle;
 }
 
+#define COUNT_FIELDS(counts)                                                   \
+	SGH_FIELDS(SGH_NUMBER("moved", (int64_t)(counts).moved),               \
+	           SGH_NUMBER("finished", (int64_t)(counts).finished),         \
+	           SGH_NUMBER("cut_requests", (int64_t)(counts).cut_requests), \
+	           SGH_NUMBER("cut_idle", (int64_t)(counts).cut_idle))
+
 static void end_drain(struct segue_http_server *server)
 {
 	struct segue_http_counts counts;
 
 	counts_now(server, &counts);
-	sgh_log(server, "drained",
-	        SGH_FIELDS(SGH_NUMBER("moved", (int64_t)counts.moved),
-	                   SGH_NUMBER("finished", (int64_t)counts.finished),
-	                   SGH_NUMBER("cut_requests", (int64_t)counts.cut_requests),
-	                   SGH_NUMBER("cut_idle", (int64_t)counts.cut_idle)),
+	sgh_log(server, "drained", COUNT_FIELDS(counts),
 	        "drained: %lu connections moved, %lu requests finished, %lu requests and %lu idle "
 	        "connections cut",
 	        (unsigned long)counts.moved, (unsigned long)counts.finished,
@@ -156,12 +158,21 @@ static void order_all(struct segue_http_server *server, int what)
 
 static void on_serve(struct segue_http_server *server, bool again)
 {
+	struct segue_http_counts counts = { 0 };
+
+	/* What the drain has come to, where it has not ended and said so itself. */
+	if (again && server->draining)
+		counts_now(server, &counts);
 	server->draining = false;
 	server->cutting = false;
 	atomic_store(&server->leaving, false);
 	order_all(server, ACCEPT);
-	sgh_log(server, again ? "resumed" : "serving", NULL,
-	        again ? "serves again: the successor is gone" : "serves");
+	if (again)
+		sgh_log(server, "resumed", COUNT_FIELDS(counts),
+		        "serves again: the successor is gone, which took %lu connections",
+		        (unsigned long)counts.moved);
+	else
+		sgh_log(server, "serving", NULL, "serves");
 	if (server->options.serves)
 		server->options.serves(server, server->options.ctx);
 }

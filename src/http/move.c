@@ -123,6 +123,10 @@ bool sgh_drain_leave(struct sgh_connection *conn)
 	}
 	if (conn->kept || unread > SGH_TRAVEL_MAX || conn->eof)
 		return false;
+	/* It stands in the list of those that are to run, which must not touch what has left: it
+	 * leaves when it is its turn. */
+	if (conn->is_runnable)
+		return true;
 	if (!sgh_output_flush(conn))
 		return true;
 	if (unread && !conn->in_head) {
@@ -165,6 +169,7 @@ void sgh_drain_end(struct sgh_loop *loop)
 {
 	loop->draining = false;
 	loop->successor = false;
+	loop->cutting = false;
 	for (struct sgh_connection *conn = loop->connections; conn; conn = conn->next)
 		conn->kept = 0;
 }

@@ -77,7 +77,7 @@ void sgh_request_free(struct segue_http_request *req)
 		sgh_access_write(req);
 	sgh_after_free(req);
 	sgh_count(&loop->counters.in_flight, -1);
-	if (req->ended && !was_held)
+	if (req->ended && req->conn)
 		sgh_count(&loop->counters.answered, 1);
 	while (req->blocks) {
 		struct sgh_block *next = req->blocks->next;

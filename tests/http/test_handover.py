@@ -152,7 +152,7 @@ def test_a_connection_that_was_reset_before_the_move_harms_nothing(start):
 
 
 def test_a_final_stop_answers_what_is_in_flight_and_closes_what_is_idle(start):
-    service = start("hello")
+    service = start("hello", "--threads", "1")
     with Connection(service.address) as busy, Connection(service.address) as idle:
         with Connection(service.address) as half:
             half.send(request()[:20])
@@ -255,3 +255,68 @@ def test_when_the_successor_dies_the_predecessor_serves_again(start):
             after = service.upgrade()
             assert after["pid"] != successor and gone(service)
             assert other.get().pid == busy.get().pid == after["pid"]
+
+
+def test_connections_that_come_back_after_a_cut_are_served(start):
+    """A drain that has cut is no reason to close what comes back from a later one."""
+    service = start("hello", "--threads", "2", "--drain-timeout", "500ms", "--probation", "100ms")
+    service.expected_exits.add(-signal.SIGKILL)
+    address = service.address
+
+    def resume_after(event):
+        """An upgrade whose successor stops, and dies when the predecessor has come that far."""
+        mark = service.log.mark()
+        successor = upgrade(service, 2)["pid"] if not service.log.find("cut") else again(mark)
+        service.send(signal.SIGSTOP, successor)
+        service.log.wait_for(event, since=mark, generation=1)
+        service.send(signal.SIGKILL, successor)
+        return service.log.wait_for("resumed", since=mark, generation=1)
+
+    def again(mark):
+        service.send(signal.SIGUSR2)
+        return service.log.wait_for("serving", since=mark, where=lambda event: event["generation"] > 1)["pid"]
+
+    with Connection(address) as busy:
+        busy.send(request("GET", "/hello?delay=60s"))
+        with Connection(address) as other:
+            assert other.get().generation == 1
+        resume_after("drained")
+    connections = [Connection(address) for _ in range(20)]
+    for connection in connections:
+        assert connection.get().generation == 1
+    resumed = resume_after("draining")
+    assert resumed["cut_requests"] == resumed["cut_idle"] == 0
+    for connection in connections:
+        assert connection.get().generation == 1
+        connection.close()
+
+
+@pytest.mark.parametrize("target", ["/stream?n=1&size=6000000", "/stream?n=1&size=6000000&length=6000000"])
+def test_a_response_that_is_cut_is_not_finished(server, target):
+    service = server("--threads", "1", "--drain-timeout", "500ms")
+    with Connection(service.address, receive_buffer=2048) as slow, Connection(service.address) as other:
+        slow.send(request("GET", target))
+        assert other.get("/status").status == 200
+        upgrade(service)
+        gone(service)
+        counted = drained(service)
+        assert (counted["finished"], counted["cut_requests"], counted["moved"]) == (0, 1, 1)
+        with pytest.raises(Closed):
+            slow.response()
+
+
+def test_answers_from_other_threads_and_upgrades_do_not_meet(server):
+    """Connections are woken by other threads in the moment in which they leave."""
+    service = server("--threads", "4")
+    connections = [Connection(service.address, deadline=60) for _ in range(24)]
+    for number in range(2, 8):
+        for connection in connections:
+            connection.send(request("GET", "/later") * 3)
+        service.send(signal.SIGUSR2)
+        for connection in connections:
+            for _ in range(3):
+                assert connection.response().body == b"from a thread\n"
+        service.wait_generation(number)
+        gone(service, number - 1)
+    for connection in connections:
+        connection.close()
