@@ -217,8 +217,9 @@ static int dispatch(struct segue *segue)
 	if (moving)
 		hand_over(segue);
 	if (draining && clients_count() == 0) {
+		if (segue_drained(segue) < 0)
+			return 0; /* a connection is still on its way; an event will tell */
 		draining = moving = 0;
-		segue_drained(segue);
 		return dispatch(segue);
 	}
 	return 0;

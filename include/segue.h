@@ -28,7 +28,8 @@
  * Errors:   0 or more is success, a negative errno is the reason; segue_error() then has a
  *           sentence which names the thing, the cause and what would help.
  * Owns:     what is passed in is borrowed; strings and blobs are copied.
- * Blocks:   no.
+ * Blocks:   no; but a message to a service manager that does not read waits a quarter of a
+ *           second at most.
  * Threads:  a handle is used by one thread at a time; segue_wake() alone may be called
  *           from any thread.
  * Time:     durations are milliseconds of CLOCK_MONOTONIC; SEGUE_FOREVER is no deadline.
@@ -202,7 +203,7 @@ struct segue_options {
 struct segue_listen_options {
 	int backlog;       /**< 0: SOMAXCONN */
 	bool v6only;       /**< an IPv6 address serves IPv6 alone */
-	unsigned int mode; /**< unix path: permission bits; 0: 0666 less the umask */
+	unsigned int mode; /**< unix path: permission bits; 0: 0777 less the umask */
 	const char *owner; /**< unix path: user name or number; NULL: unchanged */
 	const char *group; /**< unix path: group name or number; NULL: unchanged */
 	bool reuseport;    /**< SO_REUSEPORT, for a group of sockets made by other means */
@@ -328,7 +329,8 @@ int segue_stop(struct segue *segue, bool now);
 int segue_cut(struct segue *segue);
 
 /** segue_drained - the answer to SEGUE_EVENT_DRAIN and SEGUE_EVENT_CUT: nothing is left here,
- * and each segue_handover() has got its verdict. -EBUSY where one has not. */
+ * each segue_handover() has got its verdict and each SEGUE_EVENT_CONNECTION has come out.
+ * -EBUSY where one has not: call again after the next events. */
 int segue_drained(struct segue *segue);
 
 /**
@@ -343,6 +345,7 @@ int segue_drained(struct segue *segue);
  * Errors:   -ENOTCONN   there is no successor that could take it: keep it
  *           -EPROTONOSUPPORT the successor cannot read records of this version: keep it
  *           -EMSGSIZE   more than SEGUE_CONNECTION_MAX: keep it
+ *           -EBADF      @fd is not open
  *           -ENOMEM
  */
 int segue_handover(struct segue *segue, int fd, const void *bytes, size_t bytes_len,

@@ -224,22 +224,11 @@ static int open_socket(const struct sg_address *address, struct target *target)
 	return fd < 0 ? -errno : sg_fd_above_stdio_take(fd);
 }
 
-/* bind() with the umask that gives the path exactly the mode asked for. */
-static int bind_path(int fd, const struct target *target, unsigned int mode)
-{
-	mode_t saved = mode != 0 ? umask(0) : 0;
-	int r = bind(fd, &target->name.any, target->len) < 0 ? -errno : 0;
-
-	if (mode != 0)
-		umask(saved);
-	return r;
-}
-
 static int bind_and_listen(int fd, const struct sg_address *address, const struct target *target,
                            const struct sg_bind_options *options, char *reason, size_t reason_size)
 {
 	int backlog = options->backlog > 0 ? options->backlog : SOMAXCONN;
-	int r = bind_path(fd, target, address->kind == SG_ADDRESS_UNIX ? options->mode : 0);
+	int r = bind(fd, &target->name.any, target->len) < 0 ? -errno : 0;
 
 	if (r == -EADDRINUSE) {
 		snprintf(reason, reason_size,
@@ -250,6 +239,10 @@ static int bind_and_listen(int fd, const struct sg_address *address, const struc
 	}
 	if (r < 0)
 		return say(reason, reason_size, address, "bind", -r);
+	/* The path was born with this mode less the umask, which belongs to the whole process. */
+	if (address->kind == SG_ADDRESS_UNIX && options->mode != 0 &&
+	    chmod(address->path, options->mode & 07777) < 0)
+		return say(reason, reason_size, address, "chmod", errno);
 	if (address->kind == SG_ADDRESS_UNIX) {
 		r = chown_path(address, options, reason, reason_size);
 		if (r < 0)

@@ -18,7 +18,7 @@
 struct sg_bind_options {
 	int backlog; /* 0: SOMAXCONN */
 	bool v6only;
-	unsigned int mode; /* 0: 0666 less the umask */
+	unsigned int mode; /* 0: 0777 less the umask */
 	const char *owner; /* NULL: unchanged */
 	const char *group;
 	bool reuseport;

@@ -112,21 +112,31 @@ static char *named_directory(void)
 	return strdup(pwd);
 }
 
-static mode_t current_umask(void)
+/* Not by umask(), which would change it for all threads of the host for a moment. */
+static int read_umask(mode_t *ret_umask)
 {
-	mode_t mask = umask(022);
+	SG_CLEANUP(sg_fd_cleanup) int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+	char text[1024];
+	const char *line;
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
 
-	umask(mask);
-	return mask;
+	if (n < 0)
+		return -errno;
+	text[n] = '\0';
+	line = strstr(text, "\nUmask:");
+	if (line == NULL)
+		return -ENOENT;
+	*ret_umask = (mode_t)strtoul(line + 7, NULL, 8);
+	return 0;
 }
 
 int sg_origin_take(struct sg_origin *ret_origin)
 {
 	const char *program = (const char *)getauxval(AT_EXECFN);
-	struct sg_origin origin = { .umask = current_umask(),
-		                    .mask = start_mask,
-		                    .ignored = start_ignored };
+	struct sg_origin origin = { .mask = start_mask, .ignored = start_ignored };
 
+	if (read_umask(&origin.umask) < 0)
+		return -ENOENT;
 	origin.argv = read_arguments();
 	origin.envp = strings_copy(environ);
 	origin.program = strdup(program != NULL ? program : "/proc/self/exe");

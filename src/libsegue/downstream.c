@@ -432,6 +432,9 @@ static void take_ready(struct segue *segue, struct peer *peer, const struct sg_m
 		broke(peer, "a message that makes no sense");
 		return;
 	}
+	/* That it runs has not been said where its word came first. */
+	if (segue->attempt.exec_watch.fd >= 0)
+		exec_ready(segue, &segue->attempt.exec_watch, EPOLLIN);
 	peer->ready = true;
 	sg_listeners_mark(segue, message);
 	sg_machine_post(segue, SG_EVENT_SUCCESSOR_READY);
@@ -445,7 +448,9 @@ void sg_downstream_message(struct peer *peer, struct sg_message *message, int *f
 	if (peer->broken)
 		goto out;
 	if (error < 0) {
-		broke(peer, "a message that makes no sense");
+		broke(peer, error == -EMFILE
+		                    ? "descriptors for which there is no room (see RLIMIT_NOFILE)"
+		                    : "a message that makes no sense");
 		return;
 	}
 	switch (message->type) {
@@ -466,7 +471,8 @@ void sg_downstream_message(struct peer *peer, struct sg_message *message, int *f
 			greeted(segue, peer);
 		return;
 	case SG_MESSAGE_WANT_STATE:
-		sg_state_send_snapshot(peer);
+		if (!sg_state_send_snapshot(peer))
+			broke(peer, "a request for state after it was ready");
 		break;
 	case SG_MESSAGE_READY:
 		take_ready(segue, peer, message);

@@ -158,10 +158,11 @@ struct segue {
 	bool owner;     /* this generation has the service: pid file, paths, manager */
 	bool had_drain; /* SEGUE_EVENT_DRAIN with a successor has been said */
 	bool said_ready;
-	bool served;        /* at some time, whoever does now */
-	bool given_up;      /* the predecessor says so */
-	bool had_successor; /* has committed one */
-	int unfit;          /* errno: a listener that the program asked for could not be had */
+	bool served;         /* at some time, whoever does now */
+	bool no_descriptors; /* left for what the predecessor hands over */
+	bool given_up;       /* the predecessor says so */
+	bool had_successor;  /* has committed one */
+	int unfit;           /* errno: a listener that the program asked for could not be had */
 	bool opened;
 
 	struct queued *events_first, **events_last;
@@ -271,7 +272,7 @@ bool sg_handover_pending(struct segue *segue);
 void sg_handover_done(struct segue *segue);
 
 /* state.c */
-void sg_state_send_snapshot(struct peer *peer);
+bool sg_state_send_snapshot(struct peer *peer);
 int sg_state_send_final(struct peer *peer);
 void sg_state_take_blob(struct peer *peer, const struct sg_message *message, int fd);
 void sg_state_replace_take(struct segue *segue, struct blob *blobs);

@@ -10,6 +10,7 @@
 #include "libsegue/handle.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -90,6 +91,8 @@ int segue_handover(struct segue *segue, int fd, const void *bytes, size_t bytes_
 
 	if (segue->state != SG_STATE_DRAINING || !sg_peer_count(segue, PEER_SUCCESSOR))
 		return sg_fail(segue, -ENOTCONN, "there is no successor to hand over to");
+	if (fcntl(fd, F_GETFD) < 0)
+		return sg_fail(segue, -EBADF, "descriptor %d is not open", fd);
 	if (bytes_len > SEGUE_CONNECTION_MAX || record_len > SEGUE_CONNECTION_MAX - bytes_len)
 		return sg_fail(segue, -EMSGSIZE, "a connection carries more than %d bytes",
 		               SEGUE_CONNECTION_MAX);
@@ -286,12 +289,16 @@ void sg_handover_end(struct segue *segue, const char *reason)
 	}
 }
 
+/* Both ways: without a verdict, or acknowledged and not yet seen by the application. */
 bool sg_handover_pending(struct segue *segue)
 {
 	if (waiting(segue)->count > 0)
 		return true;
 	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
-		if (peer->batches != NULL)
+		if (peer->batches != NULL || peer->held_first != NULL)
+			return true;
+	for (struct queued *queued = segue->events_first; queued != NULL; queued = queued->next)
+		if (queued->event.type == SEGUE_EVENT_CONNECTION)
 			return true;
 	return false;
 }

@@ -46,7 +46,8 @@ static struct listener *find(struct segue *segue, const char *name)
 /* Sockets from the service manager: descriptors 3 and up, as the variables say. */
 int sg_listeners_from_manager(struct segue *segue)
 {
-	static const char *const variables[] = { "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES" };
+	static const char *const variables[] = { "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES",
+		                                 "LISTEN_PIDFDID" };
 	struct sg_listenfds *listenfds = malloc(sizeof(*listenfds));
 	char reason[SG_ERROR_MAX] = "";
 	int r = -ENOMEM;

@@ -49,7 +49,9 @@ int sg_manager_open(struct segue *segue)
 		               "choose another pid file",
 		               segue->pid_file_path, (long)holder);
 	if (r < 0)
-		return sg_fail(segue, r, "pid file %s: %s", segue->pid_file_path, strerror(-r));
+		return sg_fail(segue, r, "pid file %s: %s", segue->pid_file_path,
+		               r == -ELOOP ? "it is a symbolic link, which is not followed"
+		                           : strerror(-r));
 	segue->pidfile_held = true;
 	return 0;
 }
@@ -69,7 +71,7 @@ void sg_manager_close(struct segue *segue)
 /* Why an upgrade cannot be had in this shape, or NULL. */
 const char *sg_manager_forbids(void)
 {
-	const char *exec_pid = getenv("SYSTEMD_EXEC_PID");
+	const char *exec_pid = getenv("SYSTEMD_EXEC_PID"), *notify = getenv("NOTIFY_SOCKET");
 
 	if (getpid() == 1)
 		return "this is process 1 of its container, which ends with it, and an upgrade "
@@ -78,7 +80,7 @@ const char *sg_manager_forbids(void)
 		return "supervisord watches its direct child, and an upgrade changes the pid; "
 		       "start it as 'segue run -- program', whose pid stays";
 	if (exec_pid != NULL && strtol(exec_pid, NULL, 10) == (long)getpid() &&
-	    getenv("NOTIFY_SOCKET") == NULL)
+	    (notify == NULL || notify[0] == '\0'))
 		return "systemd watches this pid, and an upgrade changes it; set Type=notify in "
 		       "the "
 		       "unit, or start it as 'segue run -- program'";

@@ -182,8 +182,10 @@ static int copy_options(struct segue *segue, const struct segue_options *options
 	       size < sizeof(segue->options) ? size : sizeof(segue->options));
 	if (segue->options.probation_ms < 0 || segue->options.probation_ms > 86400000)
 		return sg_fail(segue, -EINVAL, "a probation is 0 ms to one day");
-	if (segue->options.start_timeout_ms > INT32_MAX)
-		return sg_fail(segue, -EINVAL, "a start deadline is below 24 days");
+	if (segue->options.start_timeout_ms > INT32_MAX ||
+	    segue->options.drain_timeout_ms > INT32_MAX ||
+	    segue->options.check_timeout_ms > INT32_MAX)
+		return sg_fail(segue, -EINVAL, "a deadline is below 24 days, or SEGUE_FOREVER");
 	if (segue->options.pid_file == NULL)
 		return 0;
 	segue->pid_file_path = strdup(segue->options.pid_file);
@@ -288,7 +290,9 @@ static int open_steps(struct segue *segue, const struct segue_options *options)
 		return channel;
 	/* The environment of every successor: without what was meant for this process only. */
 	if (sg_origin_take(&segue->origin) < 0)
-		r = sg_fail(segue, -ENOMEM, "no memory for arguments and environment");
+		r = sg_fail(
+			segue, -ENOMEM,
+			"the arguments and the environment could not be read; is /proc mounted?");
 	if (r == 0 && copy_check(segue) < 0)
 		r = sg_fail(segue, -ENOMEM, "no memory for the check's arguments");
 	if (r < 0) {
@@ -473,7 +477,8 @@ int segue_cut(struct segue *segue)
 int segue_drained(struct segue *segue)
 {
 	if (sg_handover_pending(segue))
-		return sg_fail(segue, -EBUSY, "a connection that was handed over has no verdict");
+		return sg_fail(segue, -EBUSY,
+		               "a connection has no verdict yet, or waits in an event");
 	sg_machine_post(segue, SG_EVENT_EMPTY);
 	return 0;
 }

@@ -74,7 +74,7 @@ static int take(int signal)
 void sg_signals_deliver(struct segue *segue)
 {
 	const struct segue_options *options = &segue->options;
-	int stops = 0;
+	int stops = 0, r;
 
 	if (!atomic_exchange(&any, false))
 		return;
@@ -86,11 +86,12 @@ void sg_signals_deliver(struct segue *segue)
 		stops += take(options->stop_signals[i]);
 	for (int i = 0; i < stops && i < 2; i++)
 		(void)segue_stop(segue, false);
-	if (take(options->upgrade_signal) > 0 && segue_upgrade(segue) < 0) {
+	r = take(options->upgrade_signal) > 0 ? segue_upgrade(segue) : 0;
+	if (r < 0) {
 		struct segue_event refused = { .type = SEGUE_EVENT_UPGRADE_ENDED,
 			                       .outcome = SEGUE_REFUSED,
 			                       .generation = segue->generation + 1,
-			                       .error = EBUSY,
+			                       .error = -r,
 			                       .reason = segue->error,
 			                       .fd = -1 };
 

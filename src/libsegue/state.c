@@ -109,19 +109,24 @@ static int send_blobs(struct peer *peer, enum sg_message_type end)
 	return r < 0 ? r : sg_peer_send(peer, &last, NULL, 0);
 }
 
-void sg_state_send_snapshot(struct peer *peer)
+/* False: nobody may ask now. */
+bool sg_state_send_snapshot(struct peer *peer)
 {
 	struct segue *segue = peer->segue;
-	int r = save(segue, false);
+	int r;
 
+	if (segue->attempt.peer != peer || peer->ready)
+		return false;
+	r = save(segue, false);
 	if (r == 0)
 		r = send_blobs(peer, SG_MESSAGE_STATE);
 	if (r == 0)
-		return;
+		return true;
 	blobs_free(&segue->saving);
 	sg_downstream_failed(segue, r, "the state could not be saved: %s",
 	                     r < 0 ? strerror(-r) : "save_state() refused");
 	sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
+	return true;
 }
 
 int sg_state_send_final(struct peer *peer)

@@ -240,11 +240,14 @@ void sg_upstream_message(struct peer *peer, struct sg_message *message, int *fds
 		return;
 	}
 	if (error < 0) {
+		segue->no_descriptors = error == -EMFILE;
 		broke(peer);
 		return;
 	}
 	switch (message->type) {
 	case SG_MESSAGE_HELLO:
+		if (peer->greeted)
+			break;
 		if (take_greeting(peer, message, fds))
 			return;
 		fds_len = 0;
@@ -373,7 +376,9 @@ static int join_fails(struct segue *segue, int error)
 		break;
 	default:
 		(void)sg_fail(segue, -EPROTO,
-		              segue->given_up
+		              segue->no_descriptors ? "there is no room for the descriptors of the "
+		                                      "predecessor; raise RLIMIT_NOFILE"
+		              : segue->given_up
 		                      ? "the predecessor has given this start up"
 		                      : "the predecessor sent a message that makes no sense");
 		break;
