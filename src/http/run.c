@@ -65,21 +65,11 @@ static int open_handle(struct segue_http_server *server)
 	return 0;
 }
 
-/* The name of "NAME=ADDRESS", or the address. */
-static void name_of(const char *spec, char *name, size_t size)
-{
-	size_t len = strspn(spec, "abcdefghijklmnopqrstuvwxyz0123456789_-");
-
-	if (spec[len] == '=' && len > 0)
-		snprintf(name, size, "%.*s", (int)len, spec);
-	else
-		snprintf(name, size, "%s", spec);
-}
-
 static int listen_one(struct segue_http_server *server, const char *spec)
 {
 	int fd = segue_listen_spec(server->segue, spec, &server->options.listen_options);
-	char name[SEGUE_NAME_MAX + 1], address[256];
+	const char *name;
+	char address[256];
 	int type = 0, one = 1;
 	socklen_t len = sizeof(type);
 
@@ -95,7 +85,7 @@ static int listen_one(struct segue_http_server *server, const char *spec)
 	/* Accepted sockets inherit it; responses leave whole, so there is nothing to wait for. */
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	server->listener_fds[server->listener_count++] = fd;
-	name_of(spec, name, sizeof(name));
+	name = segue_listener_name(server->segue, fd);
 	if (segue_address_text(fd, address, sizeof(address)) < 0)
 		snprintf(address, sizeof(address), "?");
 	sgh_log(server, "listening",
