@@ -39,10 +39,12 @@ static void refuse(struct sgh_connection *conn, struct segue_http_request *req, 
 		/* The program learns that the body has no end; the client gets the reason where
 		 * the program has not begun to answer. */
 		conn->req = NULL;
-		if (req->head_sent)
+		if (req->head_sent) {
 			conn->dead = 1;
-		else
+		} else {
+			req->status = status;
 			sgh_connection_refuse(conn, status, error);
+		}
 		sgh_request_orphan(req);
 	}
 }

@@ -323,6 +323,17 @@ void sgh_connection_refuse(struct sgh_connection *conn, int status, const char *
 	sgh_response_raw(conn, status, error);
 }
 
+/* The same for a head that does not become a request. */
+static void refuse_head(struct sgh_connection *conn, int status, const char *error)
+{
+	uint64_t now = sgh_loop_now(conn->loop);
+	int64_t most = conn->loop->server->options.head_timeout_ms;
+	int64_t left = conn->in_head ? (int64_t)(conn->deadline_ms - now) : most;
+
+	sgh_access_refused(conn, status, left < most ? now - (most - left) : now);
+	sgh_connection_refuse(conn, status, error);
+}
+
 /* The client sends no more. What it asked before is answered first. */
 static enum step end_of_input(struct sgh_connection *conn)
 {
@@ -346,7 +357,7 @@ static enum step read_head(struct sgh_connection *conn)
 		n = sgh_guard_scan(&loop->guard, &limits, data, len);
 	if (n < 0) {
 		loop->input_at = loop->input_end;
-		sgh_connection_refuse(conn, loop->guard.status, loop->guard.error);
+		refuse_head(conn, loop->guard.status, loop->guard.error);
 		return AGAIN;
 	}
 	if (n > 0) {
@@ -534,7 +545,7 @@ static void on_deadline(struct sgh_timer *timer)
 	} else if (conn->in_head) {
 		free(conn->in);
 		conn->in = NULL;
-		sgh_connection_refuse(conn, 408, "the head did not come in time");
+		refuse_head(conn, 408, "the head did not come in time");
 		sgh_connection_wake(conn);
 	} else {
 		sgh_connection_kill(conn);

@@ -245,7 +245,7 @@ static void on_drain(struct segue_http_server *server, const struct segue_event 
 
 	begin_drain(server, false);
 	sgh_log(server, "draining",
-	        SGH_FIELDS(SGH_NUMBER("successor", event->successor),
+	        SGH_FIELDS(SGH_TRUTH("to_successor", event->successor),
 	                   SGH_NUMBER("connections", (int64_t)connections),
 	                   SGH_NUMBER("requests", (int64_t)in_flight),
 	                   SGH_NUMBER("deadline_ms", event->deadline_ms)),

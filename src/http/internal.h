@@ -302,6 +302,8 @@ struct segue_http_server {
 
 	char *log_path; /* of standard error, where it is a file */
 	int access_fd;
+	bool access_is_file;
+	atomic_ulong lines_lost; /* of both logs: nobody reads them */
 };
 
 /* The loop of the calling thread, or NULL. */
@@ -371,6 +373,7 @@ void sgh_request_orphan(struct segue_http_request *req);
 void sgh_request_free(struct segue_http_request *req);
 void sgh_request_release(struct segue_http_request *req);
 void *sgh_request_alloc(struct segue_http_request *req, size_t size);
+int sgh_peer_text(const struct sgh_peer *peer, char *text, size_t size);
 void sgh_requests_free_spare(struct sgh_loop *loop);
 
 /* response.c */
@@ -420,6 +423,7 @@ bool sgh_pool_free(struct sgh_pool *pool);
 int sgh_access_open(struct segue_http_server *server);
 void sgh_access_reopen(struct segue_http_server *server);
 void sgh_access_write(struct segue_http_request *req);
+void sgh_access_refused(struct sgh_connection *conn, int status, uint64_t since_ms);
 void sgh_access_flush(struct sgh_loop *loop);
 
 /* options.c */

@@ -2,17 +2,23 @@
 /*
  * The events of a server, on standard error, one a line.
  *
+ * A log that nobody reads must not stop the service: what a full pipe, socket or terminal does not
+ * take at once is dropped in whole lines, and the next event that is written is preceded by their
+ * number.
+ *
  * A line leaves in one write, so that lines of two generations do not mix. Whatever a client or a
  * file name may have put into a text is escaped.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -75,7 +81,8 @@ static int utf8_length(const unsigned char *text)
 void sgh_line_json(struct sgh_line *line, const char *text)
 {
 	add_bytes(line, "\"", 1);
-	while (*text) {
+	/* Room is left for what closes it, and the object around it. */
+	while (*text && line->len + 32 < sizeof(line->data)) {
 		unsigned char c = *text;
 		int len = utf8_length((const unsigned char *)text);
 		char escape[8];
@@ -134,6 +141,8 @@ static void add_json(struct sgh_line *line, struct segue_http_server *server, co
 		sgh_line_add(line, ":");
 		if (fields->text)
 			sgh_line_json(line, fields->text);
+		else if (fields->is_truth)
+			sgh_line_add(line, fields->number ? "true" : "false");
 		else
 			sgh_line_number(line, fields->number);
 	}
@@ -151,16 +160,71 @@ static void add_text(struct sgh_line *line, struct segue_http_server *server, co
 	sgh_line_escaped(line, text);
 }
 
+bool sgh_log_is_file(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+ssize_t sgh_log_write(int fd, bool is_file, const char *data, size_t len)
+{
+	struct iovec part = { (void *)data, len };
+	struct pollfd room = { .fd = fd, .events = POLLOUT };
+	ssize_t n;
+
+	do {
+		if (is_file) {
+			n = write(fd, data, len);
+			continue;
+		}
+		/* The description is not ours alone: O_NONBLOCK would be seen by others. */
+		n = pwritev2(fd, &part, 1, -1, RWF_NOWAIT);
+		if (n >= 0 || (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL))
+			continue;
+		/* Kernels before 6.4, and terminals. */
+		if (poll(&room, 1, 0) == 0)
+			return -EAGAIN;
+		n = write(fd, data, len);
+	} while (n < 0 && errno == EINTR);
+	return n < 0 ? -errno : n;
+}
+
+static int write_line(struct segue_http_server *server, struct sgh_line *line)
+{
+	line->data[line->len++] = '\n';
+	return sgh_log_write(STDERR_FILENO, server->log_path, line->data, line->len) < 0 ? -1 : 0;
+}
+
+/* Lines that nobody could be told about when they were due. */
+static void say_lost(struct segue_http_server *server)
+{
+	unsigned long lost = atomic_exchange(&server->lines_lost, 0);
+	struct sgh_line line = { 0 };
+	char text[64];
+
+	if (!lost)
+		return;
+	snprintf(text, sizeof(text), "log lines lost: %lu", lost);
+	if (server->options.log_format == SEGUE_HTTP_LOG_JSON)
+		add_json(&line, server, "warning",
+		         SGH_FIELDS(SGH_TEXT("reason", text), SGH_NUMBER("lost", (int64_t)lost)));
+	else
+		add_text(&line, server, text);
+	if (write_line(server, &line) < 0)
+		atomic_fetch_add(&server->lines_lost, lost);
+}
+
 void sgh_log(struct segue_http_server *server, const char *event,
              const struct sgh_log_field *fields, const char *text, ...)
 {
 	struct sgh_line line;
 	char human[1024];
 	va_list args;
-	ssize_t n;
 
 	if (server->options.quiet)
 		return;
+	say_lost(server);
 	line.len = 0;
 	va_start(args, text);
 	vsnprintf(human, sizeof(human), text, args);
@@ -169,20 +233,16 @@ void sgh_log(struct segue_http_server *server, const char *event,
 		add_json(&line, server, event, fields);
 	else
 		add_text(&line, server, human);
-	line.data[line.len++] = '\n';
-	do {
-		n = write(STDERR_FILENO, line.data, line.len);
-	} while (n < 0 && errno == EINTR);
-	/* A log that cannot be written must not stop the service. */
+	if (write_line(server, &line) < 0)
+		atomic_fetch_add(&server->lines_lost, 1);
 }
 
 void sgh_log_remember(struct segue_http_server *server)
 {
 	char path[4096];
-	struct stat st;
 	ssize_t n;
 
-	if (fstat(STDERR_FILENO, &st) < 0 || !S_ISREG(st.st_mode))
+	if (!sgh_log_is_file(STDERR_FILENO))
 		return;
 	n = readlink("/proc/self/fd/2", path, sizeof(path) - 1);
 	if (n <= 0)

@@ -3,6 +3,7 @@
 #ifndef SGH_LOG_H
 #define SGH_LOG_H
 
+#include <limits.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -13,12 +14,14 @@ struct sgh_log_field {
 	const char *key;
 	const char *text; /* NULL: the number */
 	int64_t number;
+	bool is_truth; /* the number is true or false */
 };
 
-/* Text that is cut off rather than overrun; whole lines only leave it. */
+/* Text that is cut off rather than overrun; whole lines only leave it. A pipe takes one whole or
+ * not at all: pipe(7). */
 struct sgh_line {
 	size_t len;
-	char data[8192];
+	char data[PIPE_BUF];
 };
 
 void sgh_line_add(struct sgh_line *line, const char *text);
@@ -33,6 +36,11 @@ void sgh_log(struct segue_http_server *server, const char *event,
              const struct sgh_log_field *fields, const char *text, ...)
 	__attribute__((format(printf, 4, 5)));
 
+/* Write without waiting, PIPE_BUF bytes at most where it is not a regular file; -EAGAIN where
+ * nobody reads. */
+ssize_t sgh_log_write(int fd, bool is_file, const char *data, size_t len);
+bool sgh_log_is_file(int fd);
+
 /* Where standard error is a file: remember its name, and open it again. */
 void sgh_log_remember(struct segue_http_server *server);
 void sgh_log_reopen(struct segue_http_server *server);
@@ -44,6 +52,10 @@ void sgh_log_reopen(struct segue_http_server *server);
 #define SGH_NUMBER(name, value)              \
 	{                                    \
 		.key = name, .number = value \
+	}
+#define SGH_TRUTH(name, value)                                 \
+	{                                                      \
+		.key = name, .number = value, .is_truth = true \
 	}
 #define SGH_FIELDS(...) ((const struct sgh_log_field[]){ __VA_ARGS__, { .key = NULL } })
 

@@ -518,9 +518,8 @@ void sgh_peer_set(struct sgh_peer *peer, const struct sockaddr_storage *address)
 	}
 }
 
-int segue_http_peer(const struct segue_http_request *req, char *text, size_t size)
+int sgh_peer_text(const struct sgh_peer *peer, char *text, size_t size)
 {
-	const struct sgh_peer *peer = &req->peer;
 	char address[INET6_ADDRSTRLEN];
 	int n;
 
@@ -532,4 +531,9 @@ int segue_http_peer(const struct segue_http_request *req, char *text, size_t siz
 		n = snprintf(text, size, "%s", peer->family == AF_UNIX ? "unix" : "unknown");
 	}
 	return n < 0 || (size_t)n >= size ? -ENOSPC : 0;
+}
+
+int segue_http_peer(const struct segue_http_request *req, char *text, size_t size)
+{
+	return sgh_peer_text(&req->peer, text, size);
 }

@@ -167,6 +167,7 @@ def test_a_final_stop_answers_what_is_in_flight_and_closes_what_is_idle(start):
                 assert connection.rest() == b""
     event = drained(service)
     assert (event["finished"], event["cut_requests"], event["cut_idle"]) == (2, 0, 0)
+    assert service.log.find("draining")[0]["to_successor"] is False
     gone(service)
     service.wait_end()
 
@@ -217,7 +218,7 @@ def test_a_connection_that_cannot_move_is_told_to_close_by_its_next_answer(with_
         assert connection.get().generation == 1
         upgrade(service)
         # The drain has begun; whether the answer is still without it depends on who is faster.
-        service.log.wait_for("draining", generation=1)
+        assert service.log.wait_for("draining", generation=1)["to_successor"] is True
         answer = connection.get()
         assert answer.generation == 1 and answer.header("Connection") == "close"
         assert connection.rest() == b""
@@ -305,17 +306,18 @@ def test_a_response_that_is_cut_is_not_finished(server, target):
             slow.response()
 
 
-def test_answers_from_other_threads_and_upgrades_do_not_meet(server):
-    """Connections are woken by other threads in the moment in which they leave."""
+@pytest.mark.parametrize("target", ["/later", "/status"])
+def test_connections_that_are_to_run_again_leave_when_it_is_their_turn(server, target):
+    """More is pipelined than one turn of a connection answers, and answered by other threads."""
     service = server("--threads", "4")
-    connections = [Connection(service.address, deadline=60) for _ in range(24)]
+    connections = [Connection(service.address, deadline=60) for _ in range(16)]
     for number in range(2, 8):
         for connection in connections:
-            connection.send(request("GET", "/later") * 3)
+            connection.send(request("GET", target) * 200)
         service.send(signal.SIGUSR2)
         for connection in connections:
-            for _ in range(3):
-                assert connection.response().body == b"from a thread\n"
+            for _ in range(200):
+                assert connection.response().status == 200
         service.wait_generation(number)
         gone(service, number - 1)
     for connection in connections:

@@ -1,9 +1,11 @@
 """The command line: each mistake is one clear sentence, and --check does nothing else."""
 
+import fcntl
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 
 import pytest
@@ -105,6 +107,89 @@ def test_what_a_client_sends_cannot_forge_a_line_of_the_log(start, folder):
     service.stop()
     targets = [json.loads(line)["target"] for line in log.read_text().splitlines()]
     assert targets[0] == '/"\\x%0a'
+
+
+REFUSED = [
+    (b"GET /hello HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+    (b"GET /" + b"x" * 9000, 414),
+    (b"\x16\x03\x01\x02", 400),
+]
+
+
+def test_heads_that_are_refused_are_in_the_access_log(start, folder):
+    log = folder / "access.log"
+    service = start("hello", "--access-log", log, "--head-timeout", "200ms")
+    for data, status in REFUSED + [(b"GET / HTTP/1.1\r\n", 408)]:
+        with Connection(service.address) as connection:
+            assert connection.send(data).response().status == status
+    service.stop()
+    lines = log.read_text().splitlines()
+    assert len(lines) == len(REFUSED) + 1
+    entries = [json.loads(line) for line in lines]
+    assert [entry["status"] for entry in entries] == [400, 414, 400, 408]
+    assert {(entry["method"], entry["target"]) for entry in entries} == {("-", "-")}
+    assert all(entry["peer"].startswith("127.0.0.1:") for entry in entries)
+    assert entries[-1]["took_ms"] >= 200 and all(entry["took_ms"] >= 0 for entry in entries)
+
+
+def full_pipe():
+    """A pipe of one page whose reader does not read."""
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    return reading, writing
+
+
+def test_an_access_log_that_nobody_reads_does_not_stop_the_service(start, folder):
+    fifo = folder / "access"
+    os.mkfifo(fifo)
+    reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    service = start("hello", "--access-log", fifo, "--threads", "1")
+    with Connection(service.address, deadline=60) as connection:
+        for _ in range(3000):
+            assert connection.get().status == 200
+    service.stop()
+    warning = service.log.find("warning")[0]
+    data = b""
+    while piece := os.read(reading, 65536):
+        data += piece
+    os.close(reading)
+    lines = data.splitlines(keepends=True)
+    assert all(line.endswith(b"}\n") and json.loads(line)["status"] == 200 for line in lines)
+    assert warning["lost"] + len(lines) == 3000
+    assert warning["reason"] == f"log lines lost: {warning['lost']}"
+
+
+def test_a_log_that_nobody_reads_does_not_stop_the_service(build):
+    reading, writing = full_pipe()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    service = subprocess.Popen(
+        [build.program("hello"), "--listen", f"127.0.0.1:{port}", "--log-format", "json"], stderr=writing
+    )
+    try:
+        events = os.fdopen(reading, "rb")
+        while b'"serving"' not in events.readline():
+            continue
+        with Connection(("127.0.0.1", port)) as connection:
+            assert connection.get().status == 200
+        while True:  # Nothing more fits.
+            try:
+                os.set_blocking(writing, False)
+                os.write(writing, b"x" * 100)
+            except BlockingIOError:
+                break
+            finally:
+                os.set_blocking(writing, True)
+        with Connection(("127.0.0.1", port)) as connection:
+            service.send_signal(signal.SIGTERM)
+            assert connection.rest() == b""
+        assert service.wait(30) == 0
+    finally:
+        service.kill()
+        service.wait()
+        os.close(writing)
+        events.close()
 
 
 def test_preflight_lets_the_next_version_check_its_arguments(start):
