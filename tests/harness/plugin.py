@@ -8,6 +8,7 @@ marked 'threads' with --all against the thread sanitizer's as well.
 import json
 import pathlib
 import resource
+import signal
 import subprocess
 import sys
 import zlib
@@ -28,7 +29,19 @@ def pytest_addoption(parser):
     group.addoption("--results", metavar="FILE", help="write the outcome of each case as JSON")
 
 
+def catch_again():
+    """A job in the background, or under nohup, is started with some signals ignored; what the tests
+    start would inherit that."""
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
+                   signal.SIGCHLD):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_configure(config):
+    catch_again()
     processes.become_subreaper()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:

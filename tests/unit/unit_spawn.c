@@ -10,6 +10,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -599,6 +600,8 @@ UNIT_CASE(a_witness_that_is_killed_takes_the_program_along)
 	int fds[2];
 	char byte;
 
+	/* An orphan is ours to wait for. */
+	MUST(prctl(PR_SET_CHILD_SUBREAPER, 1));
 	/* The program alone keeps the pipe open, as its standard output. */
 	MUST(pipe2(fds, O_CLOEXEC));
 	fflush(stdout);
@@ -617,6 +620,10 @@ UNIT_CASE(a_witness_that_is_killed_takes_the_program_along)
 	CHECK_INT(result_of(spawned.exec_fd, &report), 1);
 	MUST(close(fds[0]));
 	CHECK_INT(WTERMSIG(end_of(&spawned)), SIGKILL);
+	/* Killed before it had started the program, it leaves nobody. */
+	while (waitpid(-1, NULL, 0) > 0)
+		continue;
+	CHECK_INT(errno, ECHILD);
 	sg_origin_done(&origin);
 }
 
