@@ -249,19 +249,22 @@ void sg_upstream_release(struct peer *peer);
 void sg_upstream_receipt(struct segue *segue, uint64_t generation);
 int sg_upstream_wait(struct segue *segue, bool (*done)(struct segue *), int64_t timeout_ms);
 
-/* downstream.c: what successors say, and how they are started */
-void sg_downstream_check(struct segue *segue);
-void sg_downstream_spawn(struct segue *segue);
-void sg_downstream_abandon(struct segue *segue);
-void sg_downstream_cancel(struct segue *segue);
-void sg_downstream_report(struct segue *segue);
-void sg_downstream_commit(struct segue *segue);
+/* attempt.c: check and start of the successor, until its commit or its end */
+void sg_attempt_check(struct segue *segue);
+void sg_attempt_spawn(struct segue *segue);
+void sg_attempt_look(struct segue *segue);
+void sg_attempt_failed(struct segue *segue, int error, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+void sg_attempt_abandon(struct segue *segue);
+void sg_attempt_cancel(struct segue *segue);
+void sg_attempt_report(struct segue *segue);
+void sg_attempt_commit(struct segue *segue);
+void sg_attempt_done(struct segue *segue);
+
+/* downstream.c: what successors say */
 void sg_downstream_message(struct peer *peer, struct sg_message *message, int *fds, size_t fds_len,
                            int error);
 void sg_downstream_gone(struct peer *peer);
-void sg_downstream_failed(struct segue *segue, int error, const char *format, ...)
-	__attribute__((format(printf, 3, 4)));
-void sg_downstream_done(struct segue *segue);
 
 /* handover.c */
 void sg_handover_pump(struct segue *segue);

@@ -159,7 +159,7 @@ static void stop(struct segue *segue)
 {
 	sg_manager_stopping(segue);
 	tell_predecessors(segue, segue->state == SG_STATE_ENDING);
-	sg_downstream_cancel(segue);
+	sg_attempt_cancel(segue);
 	if (segue->state == SG_STATE_ENDING)
 		sg_queue_simple(segue, SEGUE_EVENT_CUT);
 	else
@@ -273,14 +273,14 @@ static void act(struct segue *segue, enum sg_action action, enum sg_event event)
 		give_up(segue, event);
 		break;
 	case SG_ACTION_CHECK:
-		sg_downstream_check(segue);
+		sg_attempt_check(segue);
 		break;
 	case SG_ACTION_SPAWN:
-		sg_downstream_spawn(segue);
+		sg_attempt_spawn(segue);
 		break;
 	case SG_ACTION_ABANDON:
 		if (event == SG_EVENT_DEADLINE)
-			sg_downstream_failed(
+			sg_attempt_failed(
 				segue, ETIMEDOUT,
 				segue->attempt.checking
 					? "the preflight check did not end within %lld ms"
@@ -288,13 +288,13 @@ static void act(struct segue *segue, enum sg_action action, enum sg_event event)
 				(long long)(segue->attempt.checking
 			                            ? segue->options.check_timeout_ms
 			                            : segue->options.start_timeout_ms));
-		sg_downstream_abandon(segue);
+		sg_attempt_abandon(segue);
 		break;
 	case SG_ACTION_REPORT:
-		sg_downstream_report(segue);
+		sg_attempt_report(segue);
 		break;
 	case SG_ACTION_COMMIT:
-		sg_downstream_commit(segue);
+		sg_attempt_commit(segue);
 		break;
 	case SG_ACTION_DRAIN:
 		if (event != SG_EVENT_DEADLINE)

@@ -377,7 +377,7 @@ void segue_close(struct segue *segue)
 	                        segue->state == SG_STATE_STARTING);
 	sg_signals_restore(segue);
 	sg_handover_done(segue);
-	sg_downstream_done(segue);
+	sg_attempt_done(segue);
 	sg_peer_done_all(segue);
 	sg_queue_done(segue);
 	sg_state_done(segue);

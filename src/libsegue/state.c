@@ -123,8 +123,8 @@ bool sg_state_send_snapshot(struct peer *peer)
 	if (r == 0)
 		return true;
 	blobs_free(&segue->saving);
-	sg_downstream_failed(segue, r, "the state could not be saved: %s",
-	                     r < 0 ? strerror(-r) : "save_state() refused");
+	sg_attempt_failed(segue, r, "the state could not be saved: %s",
+	                  r < 0 ? strerror(-r) : "save_state() refused");
 	sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
 	return true;
 }
