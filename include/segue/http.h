@@ -193,7 +193,8 @@ int segue_http_route_blocking(struct segue_http_server *server, const char *meth
 /**
  * segue_http_route_streaming - the same for a handler that takes the body piece by piece
  *
- * It is called when the head has come, and names who takes the body: segue_http_on_body().
+ * It is called when the head has come, and names who takes the body: segue_http_on_body(). An
+ * answer that begins before a body of unknown length has ended says "Connection: close".
  */
 int segue_http_route_streaming(struct segue_http_server *server, const char *method,
                                const char *pattern,

@@ -323,6 +323,14 @@ void sgh_connection_refuse(struct sgh_connection *conn, int status, const char *
 	sgh_response_raw(conn, status, error);
 }
 
+/* One empty line before the request line is a client's old mistake, and begins nothing. */
+bool sgh_head_has_begun(const struct sgh_loop *loop)
+{
+	uint32_t len = loop->input_end - loop->input_at;
+
+	return len > 2 || memcmp(loop->input + loop->input_at, "\r\n", len) != 0;
+}
+
 /* The same for a head that does not become a request. */
 static void refuse_head(struct sgh_connection *conn, int status, const char *error)
 {
@@ -373,7 +381,7 @@ static enum step read_head(struct sgh_connection *conn)
 		return end_of_input(conn);
 	if (r > 0)
 		return AGAIN;
-	if (len && !conn->in_head) {
+	if (!conn->in_head && sgh_head_has_begun(loop)) {
 		conn->in_head = 1;
 		sgh_connection_deadline(conn, sgh_loop_now(loop) + options->head_timeout_ms);
 	}

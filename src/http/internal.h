@@ -301,6 +301,7 @@ struct segue_http_server {
 	struct segue_http_counts at_drain;
 
 	char *log_path; /* of standard error, where it is a file */
+	bool log_is_file;
 	int access_fd;
 	bool access_is_file;
 	atomic_ulong lines_lost; /* of both logs: nobody reads them */
@@ -354,6 +355,7 @@ bool sgh_connection_put_by(struct sgh_connection *conn);
 void sgh_connection_idle(struct sgh_connection *conn);
 void sgh_connection_refuse(struct sgh_connection *conn, int status, const char *error);
 int sgh_connection_fill(struct sgh_connection *conn);
+bool sgh_head_has_begun(const struct sgh_loop *loop);
 bool sgh_connection_can_keep(const struct sgh_connection *conn);
 
 /* output.c */

@@ -102,7 +102,7 @@ enum accepted {
 	NO_ROOM,
 };
 
-static enum accepted accept_one(struct sgh_loop *loop, int listener)
+static enum accepted accept_one(struct sgh_loop *loop, int listener, uint32_t most)
 {
 	struct segue_http_server *server = loop->server;
 	struct sockaddr_storage address = { 0 };
@@ -110,8 +110,7 @@ static enum accepted accept_one(struct sgh_loop *loop, int listener)
 	struct sgh_peer peer = { 0 };
 	int fd;
 
-	if (atomic_load_explicit(&server->connections, memory_order_relaxed) >=
-	    server->connections_max)
+	if (atomic_load_explicit(&server->connections, memory_order_relaxed) >= most)
 		return NO_ROOM;
 	fd = accept4(listener, (struct sockaddr *)&address, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 	if (fd < 0) {
@@ -150,7 +149,8 @@ void sgh_accept_event(struct sgh_loop *loop, size_t index)
 		if (!loop->accepting || index >= loop->listener_count ||
 		    !loop->listeners[index].polled)
 			return;
-		switch (accept_one(loop, loop->listeners[index].fd)) {
+		switch (accept_one(loop, loop->listeners[index].fd,
+		                   loop->server->connections_max)) {
 		case ACCEPTED:
 			continue;
 		case NOTHING:
@@ -162,13 +162,14 @@ void sgh_accept_event(struct sgh_loop *loop, size_t index)
 	}
 }
 
-/* Empty the backlog of a listener that is about to go; false where room ran out. */
+/* Empty the backlog of a listener that is about to go, whatever the limit of connections: who
+ * waits there would be reset. False where descriptors ran out. */
 bool sgh_accept_all(struct sgh_loop *loop, int fd)
 {
 	enum accepted what;
 
 	do {
-		what = accept_one(loop, fd);
+		what = accept_one(loop, fd, UINT32_MAX);
 	} while (what == ACCEPTED);
 	return what == NOTHING;
 }

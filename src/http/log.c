@@ -193,7 +193,8 @@ ssize_t sgh_log_write(int fd, bool is_file, const char *data, size_t len)
 static int write_line(struct segue_http_server *server, struct sgh_line *line)
 {
 	line->data[line->len++] = '\n';
-	return sgh_log_write(STDERR_FILENO, server->log_path, line->data, line->len) < 0 ? -1 : 0;
+	return sgh_log_write(STDERR_FILENO, server->log_is_file, line->data, line->len) < 0 ? -1
+	                                                                                    : 0;
 }
 
 /* Lines that nobody could be told about when they were due. */
@@ -242,12 +243,19 @@ void sgh_log_remember(struct segue_http_server *server)
 	char path[4096];
 	ssize_t n;
 
-	if (!sgh_log_is_file(STDERR_FILENO))
+	struct stat named, ours;
+
+	server->log_is_file = sgh_log_is_file(STDERR_FILENO);
+	if (!server->log_is_file)
 		return;
 	n = readlink("/proc/self/fd/2", path, sizeof(path) - 1);
 	if (n <= 0)
 		return;
 	path[n] = '\0';
+	/* A file that has been removed is called "x (deleted)": no name to open again. */
+	if (fstat(STDERR_FILENO, &ours) < 0 || stat(path, &named) < 0 ||
+	    ours.st_dev != named.st_dev || ours.st_ino != named.st_ino)
+		return;
 	free(server->log_path);
 	server->log_path = strdup(path);
 }

@@ -11,7 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "log.h"
 
 struct passing {
 	struct sgh_message message;
@@ -109,13 +109,15 @@ bool sgh_drain_leave(struct sgh_connection *conn)
 {
 	struct sgh_loop *loop = conn->loop;
 	uint32_t unread = loop->input_end - loop->input_at;
+	bool begun = sgh_head_has_begun(loop);
 
 	if (!loop->successor) {
 		/* The service stops. A request that has come is served, silence is not. */
-		if (unread)
+		if (begun)
 			return false;
 		if (sgh_connection_fill(conn) > 0)
 			return false;
+		loop->input_at = loop->input_end;
 		conn->closing = 1;
 		conn->close_now = 1;
 		sgh_connection_wake(conn);
@@ -129,13 +131,20 @@ bool sgh_drain_leave(struct sgh_connection *conn)
 		return true;
 	if (!sgh_output_flush(conn))
 		return true;
-	if (unread && !conn->in_head) {
+	if (begun && !conn->in_head) {
 		conn->in_head = 1;
 		sgh_connection_deadline(conn,
 		                        sgh_loop_now(loop) + loop->server->options.head_timeout_ms);
 	}
 	send_off(conn);
 	return true;
+}
+
+static void say_no_room(struct sgh_loop *loop)
+{
+	static const char reason[] = "no descriptors for the last connections of a listener";
+
+	sgh_log(loop->server, "warning", SGH_FIELDS(SGH_TEXT("reason", reason)), "%s", reason);
 }
 
 /* On a loop: the drain begins. */
@@ -146,7 +155,8 @@ void sgh_drain_begin(struct sgh_loop *loop, bool successor)
 	if (!successor) {
 		/* Whoever waits in the backlog has been promised a connection. */
 		for (size_t i = 0; i < loop->listener_count && loop->accepting; i++)
-			sgh_accept_all(loop, loop->listeners[i].fd);
+			if (!sgh_accept_all(loop, loop->listeners[i].fd))
+				say_no_room(loop);
 		conn = loop->connections;
 	}
 	sgh_accept_stop(loop);

@@ -109,6 +109,33 @@ void segue_http_options_init(struct segue_http_options *options)
 	segue_options_init(&options->segue);
 }
 
+/* Times in which nothing can be done: such a service would look as if it ran. */
+static int check_times(const struct segue_http_options *options, char *reason, size_t size)
+{
+	const struct {
+		const char *name;
+		int64_t ms;
+	} times[] = {
+		{ "head_timeout_ms", options->head_timeout_ms },
+		{ "idle_timeout_ms", options->idle_timeout_ms },
+		{ "body_timeout_ms", options->body_timeout_ms },
+		{ "response_timeout_ms", options->response_timeout_ms },
+	};
+
+	for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++) {
+		if (times[i].ms <= 0) {
+			snprintf(reason, size, "%s is %lld; it has to be 1 or more", times[i].name,
+			         (long long)times[i].ms);
+			return -EINVAL;
+		}
+	}
+	if (options->segue.start_timeout_ms == 0) {
+		snprintf(reason, size, "start_timeout_ms is 0; no successor could be ready");
+		return -EINVAL;
+	}
+	return 0;
+}
+
 static int check_limits(const struct segue_http_options *options, char *reason, size_t size)
 {
 	if (options->max_head_bytes < 64 || options->max_head_bytes > SEGUE_HTTP_HEAD_MAX) {
@@ -149,6 +176,8 @@ int sgh_options_check(const struct segue_http_options *options, char *reason, si
 			return -EINVAL;
 		}
 	}
+	if (check_times(options, reason, size) < 0)
+		return -EINVAL;
 	return check_limits(options, reason, size);
 }
 
@@ -366,6 +395,17 @@ static int take_value(struct parse *parse, const char *name, size_t name_len,
 	return 0;
 }
 
+/* One without argument must not be given one: --quiet=no would say the opposite. */
+static int take_none(struct parse *parse, const char *name, size_t name_len)
+{
+	char text[160];
+
+	if (parse->argv[parse->at][2 + name_len] != '=')
+		return 0;
+	snprintf(text, sizeof(text), "--%s takes no argument", name);
+	return complain(parse, text);
+}
+
 static int apply_own(struct parse *parse, const struct sgh_own_option *own, size_t name_len)
 {
 	const char *value = NULL;
@@ -373,11 +413,10 @@ static int apply_own(struct parse *parse, const struct sgh_own_option *own, size
 	char text[512];
 	int r;
 
-	if (own->argument) {
-		r = take_value(parse, own->name, name_len, &value);
-		if (r < 0)
-			return r;
-	}
+	r = own->argument ? take_value(parse, own->name, name_len, &value)
+	                  : take_none(parse, own->name, name_len);
+	if (r < 0)
+		return r;
 	r = own->apply(own->ctx, value, reason, sizeof(reason));
 	if (r == 0)
 		return 0;
@@ -416,8 +455,10 @@ static int apply(struct parse *parse, const struct sgh_option *option, int *ret_
 	const char *value;
 	int r;
 
-	if (!option->argument)
-		return apply_flag(parse, option, ret_exit_code);
+	if (!option->argument) {
+		r = take_none(parse, option->name, strlen(option->name));
+		return r < 0 ? r : apply_flag(parse, option, ret_exit_code);
+	}
 	r = take_value(parse, option->name, strlen(option->name), &value);
 	if (r < 0)
 		return r;

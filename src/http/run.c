@@ -137,10 +137,17 @@ static void set_connection_limit(struct segue_http_server *server)
 		if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
 			getrlimit(RLIMIT_NOFILE, &limit);
 	}
-	if (!server->connections_max)
-		server->connections_max = limit.rlim_cur > 2 * DESCRIPTORS_SPARED
-		                                  ? limit.rlim_cur - DESCRIPTORS_SPARED
-		                                  : limit.rlim_cur / 2;
+	most = limit.rlim_cur > 2 * DESCRIPTORS_SPARED ? limit.rlim_cur - DESCRIPTORS_SPARED
+	                                               : limit.rlim_cur / 2;
+	if (server->connections_max > most)
+		sgh_log(server, "warning",
+		        SGH_FIELDS(SGH_TEXT("reason", "RLIMIT_NOFILE leaves fewer connections "
+		                                      "than max_connections"),
+		                   SGH_NUMBER("connections", (int64_t)most)),
+		        "RLIMIT_NOFILE leaves %lu connections, fewer than max_connections (%u)",
+		        (unsigned long)most, server->connections_max);
+	if (!server->connections_max || server->connections_max > most)
+		server->connections_max = most;
 }
 
 static int open_loops(struct segue_http_server *server)

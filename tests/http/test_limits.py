@@ -159,6 +159,47 @@ def test_beyond_the_limit_clients_wait_until_a_connection_is_free(start):
         connection.close()
 
 
+def test_who_waits_beyond_the_limit_is_served_by_a_stop(start):
+    service = start("hello", "--max-connections", "2", "--threads", "1")
+    with Connection(service.address) as busy, Connection(service.address) as other:
+        busy.send(request("GET", "/hello?delay=1s"))
+        assert other.get().status == 200
+        late = [Connection(service.address).send(request()) for _ in range(20)]
+        service.send(signal.SIGTERM)
+        for connection in late + [busy]:
+            assert connection.response().status == 200
+            connection.close()
+    service.wait_end()
+
+
+def test_an_empty_line_begins_no_head(start):
+    service = start("hello", "--head-timeout", "200ms", "--idle-timeout", "1s")
+    for data in (b"\r", b"\r\n"):
+        with Connection(service.address) as fresh, Connection(service.address) as used:
+            assert used.get().status == 200
+            for connection in (fresh, used):
+                connection.send(data)
+            assert fresh.rest() == b"" and used.rest() == b""
+        with Connection(service.address) as connection:
+            connection.send(data)
+            with pytest.raises(TimeoutError):
+                connection.socket.settimeout(0.4)
+                connection.socket.recv(1)
+            connection.send(b"\r\n"[len(data) :] + request())
+            assert connection.response().status == 200
+
+
+def test_an_empty_line_does_not_hold_a_stop_up(start):
+    service = start("hello", "--head-timeout", "60s", "--threads", "1")
+    with Connection(service.address, deadline=30) as connection, Connection(service.address) as other:
+        assert connection.get().status == 200
+        connection.send(b"\r\n")
+        assert other.get().status == 200
+        service.send(signal.SIGTERM)
+        assert connection.rest() == b""
+    service.wait_end()
+
+
 def cpu_seconds(pid):
     with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
         words = stat.read().rpartition(")")[2].split()
@@ -170,6 +211,7 @@ def test_without_descriptors_clients_wait_and_the_loop_does_not_spin(start):
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 
     service = start("hello", "--threads", "1", "--max-connections", "1000", preexec=few_descriptors)
+    assert service.log.find("warning")[0]["connections"] == 32
     address = service.address
     connections = [Connection(address).send(request()) for _ in range(100)]
     assert connections[0].response().status == 200

@@ -42,6 +42,14 @@ def run(build):
         (["--upgrade-signal", "KILL"], ["KILL", "USR2"]),
         (["--max-head", "1000000"], ["1000000"]),
         (["--delay", "soon"], ["--delay", "soon"]),
+        (["--head-timeout", "0"], ["head_timeout_ms", "0"]),
+        (["--idle-timeout", "0s"], ["idle_timeout_ms", "0"]),
+        (["--body-timeout", "0"], ["body_timeout_ms", "0"]),
+        (["--response-timeout", "0ms"], ["response_timeout_ms", "0"]),
+        (["--start-timeout", "0"], ["start_timeout_ms", "0"]),
+        (["--quiet=no"], ["--quiet", "argument"]),
+        (["--check=1"], ["--check", "argument"]),
+        (["--help=x"], ["--help", "argument"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -63,8 +71,9 @@ def test_help_lists_every_option(run):
 
 def test_version_and_check_end_with_0(run):
     assert run("--version").stdout.startswith("hello (segue ")
-    result = run("--listen", ":1", "--drain-timeout", "2m", "--check")
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    for drain in ("2m", "0", "none"):
+        result = run("--listen", ":1", "--drain-timeout", drain, "--probation", "0", "--check")
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def test_a_port_that_is_taken_is_said_and_ends_with_1(start, run):
@@ -109,6 +118,29 @@ def test_what_a_client_sends_cannot_forge_a_line_of_the_log(start, folder):
     assert targets[0] == '/"\\x%0a'
 
 
+def test_a_log_that_was_removed_is_not_opened_again_by_another_name(build, folder):
+    path = folder / "log"
+    with open(path, "wb+") as log:
+        path.unlink()
+        service = subprocess.Popen(
+            [build.program("hello"), "--listen", f"s=unix://{folder}/s", "--log-format", "json"], stderr=log
+        )
+        try:
+            while b'"serving"' not in os.pread(log.fileno(), 65536, 0):
+                assert service.poll() is None
+            service.send_signal(signal.SIGUSR1)
+            with Connection(f"{folder}/s") as connection:
+                for _ in range(100):
+                    assert connection.get().status == 200
+            service.send_signal(signal.SIGTERM)
+            assert service.wait(30) == 0
+            assert b'"gone"' in os.pread(log.fileno(), 65536, 0)
+        finally:
+            service.kill()
+            service.wait()
+    assert not list(folder.glob("log*"))
+
+
 REFUSED = [
     (b"GET /hello HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
     (b"GET /" + b"x" * 9000, 414),
@@ -118,7 +150,7 @@ REFUSED = [
 
 def test_heads_that_are_refused_are_in_the_access_log(start, folder):
     log = folder / "access.log"
-    service = start("hello", "--access-log", log, "--head-timeout", "200ms")
+    service = start("hello", "--access-log", log, "--head-timeout", "200ms", "--threads", "1")
     for data, status in REFUSED + [(b"GET / HTTP/1.1\r\n", 408)]:
         with Connection(service.address) as connection:
             assert connection.send(data).response().status == status
