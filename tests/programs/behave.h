@@ -9,8 +9,8 @@
  * What: "exit" with a code; "signal", killed by one; "hang", for ever and deaf to TERM; "gate",
  * waits for a byte from a fifo; "delay" for milliseconds; "raw", writes one message past the
  * library to the predecessor's channel, see raw() for the kinds. What a program may do to itself
- * and what its successor must not get: "chdir", "umask" (octal), "user" (a number), "setenv" (NAME=VALUE), "ignore"
- * and "block" a signal.
+ * and what its successor must not get: "chdir", "umask" (octal), "user" (a number), "setenv"
+ * (NAME=VALUE), "ignore" and "block" a signal.
  */
 #ifndef TEST_BEHAVE_H
 #define TEST_BEHAVE_H
