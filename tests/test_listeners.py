@@ -126,6 +126,26 @@ def test_a_listener_moved_to_another_port_is_a_new_binding(subject):
     assert processes.listening(second) == [f"tcp://127.0.0.1:{new}"]
 
 
+def test_one_of_128_listeners_can_change_and_a_129th_is_refused(subject):
+    """What is inherited and not wanted any more does not count."""
+    many = [f"n{number}={TCP}" for number in range(128)]
+    one = subject(*many)
+    listen(one, *many[:-1], "other=tcp://127.0.0.1:0")
+    second = one.upgrade()
+    assert len(processes.listening(second)) == 128
+    assert ask(one.address("other")).pid == second
+    listen(one, *many, "other=tcp://127.0.0.1:0")
+    assert "more than 128" in one.fails()
+
+
+def test_v6only_leaves_room_for_the_same_port_of_ipv4(subject):
+    """Whichever of the two is asked for first."""
+    port = free_port(socket.AF_INET6, "::")
+    one = subject(f"six=tcp://[::]:{port}", f"four=tcp://0.0.0.0:{port}", options=("--v6only", "yes"))
+    assert sorted(processes.listening(one.pid)) == [f"tcp://0.0.0.0:{port}", f"tcp://[::]:{port}"]
+    one.upgrade()
+
+
 def test_a_renamed_listener_is_the_same_socket(subject):
     port = free_port()
     one = subject(f"old=tcp://127.0.0.1:{port}")
