@@ -26,7 +26,8 @@ static void fire_after(struct sgh_timer *timer)
 
 	after_unlink(after);
 	req->guards++;
-	after->fn(req, after->ctx);
+	if (!sgh_request_is_over(req))
+		after->fn(req, after->ctx);
 	free(after);
 	req->guards--;
 	sgh_request_release(req);

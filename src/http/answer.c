@@ -3,9 +3,9 @@
  * Answering, from any thread.
  *
  * Each public function checks on the caller's thread what can be checked there; the deed is
- * done on the request's loop: at once where the caller is on it, else by a message. Messages
- * keep their order, so an answer in pieces arrives in order, and the last one releases the
- * request.
+ * done on the request's loop: at once where the caller is on it and nothing is on its way there,
+ * else by a message. Messages keep their order, so an answer in pieces arrives in order, whoever
+ * calls, and the last one releases the request.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -78,7 +78,7 @@ static void promise_writable(struct segue_http_request *req)
 		req->wants_writable = true;
 		if (req->loop->current != req->conn)
 			sgh_connection_wake(req->conn);
-	} else if (req->writable) {
+	} else if (req->writable && !req->answered) {
 		req->writable(req, req->writable_ctx);
 	}
 }
@@ -157,13 +157,14 @@ static void run_op(struct sgh_loop *loop, struct sgh_message *message)
 {
 	struct op *op = (struct op *)message;
 
+	atomic_fetch_sub(&op->req->posted_calls, 1);
 	do_op(op);
 	free(op);
 }
 
 static bool on_loop(const struct segue_http_request *req)
 {
-	return sgh_this_loop == req->loop;
+	return sgh_this_loop == req->loop && !atomic_load(&req->posted_calls);
 }
 
 /* Do it at once where we are on the request's loop, else send a copy there. */
@@ -190,6 +191,7 @@ static int submit(const struct op *op)
 		copy->data = copy->copy + type_len;
 	}
 	copy->message = (struct sgh_message){ .run = run_op };
+	atomic_fetch_add(&op->req->posted_calls, 1);
 	sgh_loop_post(loop, &copy->message);
 	return 0;
 }
@@ -206,8 +208,11 @@ static void run_last(struct sgh_loop *loop, struct sgh_message *message)
 /* The last word about a request must arrive, also where there is no memory for it. */
 static int submit_last(const struct op *op)
 {
-	int r = submit(op);
+	int r;
 
+	if (sgh_this_loop == op->req->loop)
+		op->req->answered = true;
+	r = submit(op);
 	if (r < 0) {
 		op->req->last = (struct sgh_message){ .run = run_last, .embedded = true };
 		sgh_loop_post(op->req->loop, &op->req->last);

@@ -95,7 +95,8 @@ static int deliver(struct segue_http_request *req, const char *data, size_t len)
 		if (options->max_streamed_bytes >= 0 &&
 		    req->received > (uint64_t)options->max_streamed_bytes)
 			return 413;
-		req->take(req, data, len, req->take_ctx);
+		if (!req->answered)
+			req->take(req, data, len, req->take_ctx);
 	}
 	return 0;
 }
@@ -108,7 +109,7 @@ static void finish(struct sgh_connection *conn, struct segue_http_request *req)
 	sgh_connection_deadline(conn, 0);
 	if (how == SGH_BODY_WHOLE)
 		sgh_request_dispatch(req);
-	else if (how == SGH_BODY_PIECES)
+	else if (how == SGH_BODY_PIECES && !req->answered)
 		req->take(req, "", 0, req->take_ctx);
 }
 

@@ -441,7 +441,7 @@ static enum step request_step(struct sgh_connection *conn)
 	if (req->body != SGH_BODY_DONE && !(req->ended && req->closes))
 		return sgh_body_step(conn, req) ? AGAIN : WAIT;
 	if (!req->ended) {
-		if (conn->peer_closed && req->disconnected) {
+		if (conn->peer_closed && req->disconnected && !req->answered) {
 			void (*notice)(struct segue_http_request *, bool, void *) =
 				req->disconnected;
 

@@ -174,8 +174,10 @@ struct segue_http_request {
 	bool closes; /* the answer said Connection: close, or has no other end */
 	bool ended;
 	bool wants_writable;
+	bool answered; /* on this loop, but what other threads have posted comes first */
 
 	/* Both sides. */
+	atomic_uint posted_calls; /* what is called on the loop waits its turn behind them */
 	atomic_bool gone;
 	atomic_bool threaded; /* written to from another thread */
 	size_t posted;        /* bytes in messages; under the loop's lock */
@@ -377,6 +379,12 @@ void sgh_request_release(struct segue_http_request *req);
 void *sgh_request_alloc(struct segue_http_request *req, size_t size);
 int sgh_peer_text(const struct sgh_peer *peer, char *text, size_t size);
 void sgh_requests_free_spare(struct sgh_loop *loop);
+
+/* Has the program said its last word? Then nothing of it is called any more. */
+static inline bool sgh_request_is_over(const struct segue_http_request *req)
+{
+	return req->ended || req->answered;
+}
 
 /* response.c */
 void sgh_do_reply(struct segue_http_request *req, int status, const char *type, const char *data,

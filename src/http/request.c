@@ -118,11 +118,11 @@ void sgh_request_release(struct segue_http_request *req)
 
 static void call_the_gone(struct segue_http_request *req)
 {
-	if (req->disconnected)
+	if (req->disconnected && !req->answered)
 		req->disconnected(req, true, req->disconnected_ctx);
-	if (!req->ended && req->body == SGH_BODY_PIECES)
+	if (!sgh_request_is_over(req) && req->body == SGH_BODY_PIECES)
 		req->take(req, NULL, 0, req->take_ctx);
-	if (!req->ended && req->wants_writable && req->writable) {
+	if (!sgh_request_is_over(req) && req->wants_writable && req->writable) {
 		req->wants_writable = false;
 		req->writable(req, req->writable_ctx);
 	}

@@ -340,7 +340,7 @@ void sgh_response_continue(struct segue_http_request *req)
 /* Tell the program that it may write on; true where it was told. */
 bool sgh_response_progress(struct segue_http_request *req)
 {
-	if (!req->wants_writable || req->ended)
+	if (!req->wants_writable || sgh_request_is_over(req))
 		return false;
 	sgh_output_flush(req->conn);
 	if (sgh_output_waiting(req->conn) > req->loop->server->options.max_unsent_bytes / 2)

@@ -160,6 +160,25 @@ static void stream_blocking(struct segue_http_request *req, void *ctx)
 	free(pieces);
 }
 
+/* A thread writes, then this loop does: in the order of the calls. */
+static void *write_first(void *arg)
+{
+	for (int i = 0; i < 3; i++)
+		segue_http_write(arg, "thread\n", 7);
+	return NULL;
+}
+
+static void in_turn(struct segue_http_request *req, void *ctx)
+{
+	pthread_t thread;
+
+	segue_http_begin(req, 200, "text/plain", -1);
+	if (pthread_create(&thread, NULL, write_first, req) == 0)
+		pthread_join(thread, NULL);
+	segue_http_write(req, "loop\n", 5);
+	segue_http_end(req);
+}
+
 /* A body that is taken in pieces; with "pause" the first one stops it for a while. */
 struct upload {
 	size_t len;
@@ -335,6 +354,7 @@ int main(int argc, char **argv)
 	segue_http_route_streaming(server, "POST", "/refuse", refuse, NULL);
 	segue_http_route_blocking(server, "GET", "/block", block, NULL);
 	segue_http_route(server, "GET", "/watch", watch, NULL);
+	segue_http_route(server, "GET", "/in-turn", in_turn, NULL);
 	segue_http_route(server, "GET", "/subscribe", subscribe, NULL);
 	segue_http_route(server, "GET", "/publish", publish, NULL);
 	segue_http_route(server, "GET", "/poll", poll_released, NULL);

@@ -143,6 +143,12 @@ def test_an_answer_is_written_on_from_another_loop(server):
             assert reader.response().body == b"x" * 40 * 65536
 
 
+def test_what_a_loop_writes_waits_its_turn_behind_what_a_thread_has_written(server):
+    with Connection(server().address) as connection:
+        for _ in range(20):
+            assert connection.get("/in-turn").body == b"thread\n" * 3 + b"loop\n"
+
+
 def memory(pid):
     with open(f"/proc/{pid}/status", encoding="ascii") as status:
         return int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1)) * 1024
