@@ -276,14 +276,15 @@ def test_the_pool_refuses_with_503_when_its_queue_is_full_and_the_loop_serves_on
         os.close(writer)
 
 
-def test_requests_that_wait_cost_no_thread(start):
+@pytest.mark.parametrize("count,delay", [(500, "3s"), pytest.param(5000, "20s", marks=pytest.mark.long)])
+def test_requests_that_wait_cost_no_thread(start, count, delay):
     service = start("hello", "--threads", "1")
     with open(f"/proc/{service.pid}/status", encoding="ascii") as status:
         before = re.search(r"Threads:\s+(\d+)", status.read()).group(1)
     address = service.address
-    connections = [Connection(address, deadline=60) for _ in range(500)]
+    connections = [Connection(address, deadline=60) for _ in range(count)]
     for connection in connections:
-        connection.send(request("GET", "/hello?delay=3s"))
+        connection.send(request("GET", f"/hello?delay={delay}"))
     with Connection(service.address) as other:
         assert other.get().status == 200
     with open(f"/proc/{service.pid}/status", encoding="ascii") as status:
