@@ -78,12 +78,11 @@ static const struct sgh_option table[] = {
 
 #define TABLE_LEN (sizeof(table) / sizeof(table[0]))
 
-static const struct {
-	const char *name;
-	int number;
-} signals[] = {
-	{ "none", SEGUE_NO_SIGNAL }, { "USR2", SIGUSR2 },   { "HUP", SIGHUP },
-	{ "QUIT", SIGQUIT },         { "WINCH", SIGWINCH }, { "ALRM", SIGALRM },
+/* What cannot ask for an upgrade: it stops the service, reopens its logs, has the kernel's
+ * meaning, or cannot be caught. */
+static const int taken_signals[] = {
+	SIGTERM, SIGINT, SIGUSR1, SIGKILL, SIGSTOP, SIGCHLD, SIGPIPE, SIGSEGV, SIGBUS,
+	SIGFPE,  SIGILL, SIGABRT, SIGTRAP, SIGSYS,  SIGCONT, SIGTSTP, SIGTTIN, SIGTTOU,
 };
 
 void segue_http_options_init(struct segue_http_options *options)
@@ -198,13 +197,27 @@ static int parse_number(const char *text, int64_t most, int64_t *ret_number)
 	return 0;
 }
 
+static bool signal_taken(int number)
+{
+	for (size_t i = 0; i < sizeof(taken_signals) / sizeof(taken_signals[0]); i++)
+		if (taken_signals[i] == number)
+			return true;
+	return false;
+}
+
 static int parse_signal(const char *text, int *ret_number)
 {
 	if (!strncasecmp(text, "SIG", 3))
 		text += 3;
-	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
-		if (!strcasecmp(text, signals[i].name)) {
-			*ret_number = signals[i].number;
+	if (!strcasecmp(text, "none")) {
+		*ret_number = SEGUE_NO_SIGNAL;
+		return 0;
+	}
+	for (int number = 1; number < SIGRTMIN; number++) {
+		const char *name = sigabbrev_np(number);
+
+		if (name && !strcasecmp(text, name) && !signal_taken(number)) {
+			*ret_number = number;
 			return 0;
 		}
 	}
@@ -290,7 +303,8 @@ static int set_value(struct segue_http_server *server, const struct sgh_option *
 	case SIGNAL:
 		if (parse_signal(value, field) == 0)
 			return 0;
-		snprintf(reason, size, "it is not one of USR2, HUP, QUIT, WINCH, ALRM and none");
+		snprintf(reason, size,
+		         "it is no signal that is free for it; use USR2, HUP, QUIT, WINCH or none");
 		return -EINVAL;
 	case FORMAT:
 		return set_format(field, value, reason, size);

@@ -40,6 +40,8 @@ def run(build):
         (["--threads", "-1"], ["--threads"]),
         (["--log-format", "xml"], ["xml", "json"]),
         (["--upgrade-signal", "KILL"], ["KILL", "USR2"]),
+        (["--upgrade-signal", "TERM"], ["TERM", "USR2"]),
+        (["--upgrade-signal", "31"], ["31", "USR2"]),
         (["--max-head", "1000000"], ["1000000"]),
         (["--delay", "soon"], ["--delay", "soon"]),
         (["--head-timeout", "0"], ["head_timeout_ms", "0"]),
@@ -229,3 +231,11 @@ def test_preflight_lets_the_next_version_check_its_arguments(start):
     service.send(signal.SIGUSR2)
     service.wait_generation(2)
     service.log.wait_for("gone", generation=1)
+
+
+def test_any_signal_that_is_free_can_ask_for_the_upgrade(start):
+    service = start("hello", "--upgrade-signal", "SIGPWR")
+    service.send(signal.SIGPWR)
+    service.wait_generation(2)
+    with service.connect() as one:
+        assert one.get().generation == 2
