@@ -3,6 +3,7 @@ closed, and what comes after a predecessor has gone is answered by the generatio
 """
 
 import signal
+import time
 
 import pytest
 
@@ -54,10 +55,15 @@ def all_is_well(service, running, count, generation):
 
 
 def meet_load(running):
-    """Blocks until the load has had its share of answers from the generation that serves now."""
-    mark = running.log.mark()
-    first = running.log.wait_for("progress", since=mark)
-    running.log.wait_for(since=mark, where=lambda event: event.get("ok", 0) >= first["ok"] + SHARE)
+    """Blocks until the load has had its share of answers from the generation that serves now. What
+    the load counted before, and the log has not read yet, does not count."""
+    mark, now = running.log.mark(), time.monotonic() * 1000
+    first = running.log.wait_for(
+        "progress", since=mark, where=lambda event: event["monotonic_ms"] + event["at_ms"] >= now
+    )
+    running.log.wait_for(
+        "progress", since=mark, where=lambda event: event["ok"] >= first["ok"] + SHARE
+    )
 
 
 def upgrades_in_a_row(service, load, count):

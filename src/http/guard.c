@@ -358,6 +358,11 @@ static int take_field(struct sgh_guard *guard, const struct sgh_guard_limits *li
 		return refuse(guard, 400, "a field name that is not a token");
 	if (++guard->fields > limits->fields)
 		return refuse(guard, 431, "too many fields");
+	/* Well-formed as white space (RFC 9110 5.5), and read differently by parsers (llhttp's
+	 * among them), so not where the length of a body depends on it. */
+	if (memchr(colon + 1, '\t', line.at + line.len - colon - 1) &&
+	    (same(name, "Content-Length") || same(name, "Transfer-Encoding")))
+		return refuse(guard, 400, "a tab in the field that says how long the body is");
 	switch (name.len) {
 	case 4:
 		return same(name, "Host") ? take_host(guard, value) : 0;
