@@ -345,7 +345,7 @@ static int take_expectation(struct sgh_guard *guard, struct text value)
 static int take_field(struct sgh_guard *guard, const struct sgh_guard_limits *limits,
                       struct text line)
 {
-	const char *colon = memchr(line.at, ':', line.len);
+	const char *colon = memchr(line.at, ':', line.len), *behind;
 	struct text name, value;
 
 	if (line.at[0] == ' ' || line.at[0] == '\t')
@@ -360,9 +360,10 @@ static int take_field(struct sgh_guard *guard, const struct sgh_guard_limits *li
 		return refuse(guard, 431, "too many fields");
 	/* Well-formed as white space (RFC 9110 5.5), and read differently by parsers (llhttp's
 	 * among them), so not where the length of a body depends on it. */
-	if (memchr(colon + 1, '\t', line.at + line.len - colon - 1) &&
+	behind = value.at + value.len;
+	if (memchr(behind, '\t', line.at + line.len - behind) &&
 	    (same(name, "Content-Length") || same(name, "Transfer-Encoding")))
-		return refuse(guard, 400, "a tab in the field that says how long the body is");
+		return refuse(guard, 400, "a tab behind the field that says how long the body is");
 	switch (name.len) {
 	case 4:
 		return same(name, "Host") ? take_host(guard, value) : 0;
