@@ -45,6 +45,7 @@ def test_fuzzing_finds_nothing(target, folder):
             ROOT / f"build-fuzz/tests/fuzz/fuzz-{target}",
             f"-max_total_time={SECONDS}",
             "-timeout=10",
+            "-print_funcs=0",
             f"-artifact_prefix={folder}/",
             corpus,
             FUZZ / "corpus" / target,

@@ -244,7 +244,8 @@ def test_seventeen_generations_are_too_many(subject):
         assert len(set(pids)) == 16 and serves not in pids
         assert {connection.get().pid for connection in waiting} == {serves}
         for pid in pids:
-            assert one.service.wait_exit(pid) == 0
+            # The status of one whose elder still lives is that one's.
+            assert one.service.wait_exit(pid) in (0, None)
         one.upgrade()
 
 

@@ -284,11 +284,15 @@ static bool dispatch(void)
 		while (segue_dispatch(segue, &event) > 0)
 			if (handle(&event))
 				return true;
+		/* Also what an older generation gave us while we were leaving. */
+		if (draining && !cut && segue_current_state(segue) == SEGUE_DRAINING)
+			hand_all_over();
 		if (!draining || clients_len > 0 || order_is("drained", "never"))
 			return false;
 		draining = false;
 		if (segue_drained(segue) < 0) {
 			tell("pending", "%s", "");
+			draining = true;
 			return false;
 		}
 	}
