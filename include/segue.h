@@ -126,7 +126,8 @@ enum segue_event_type {
 	 * could not come to serve, with @reason. */
 	SEGUE_EVENT_GONE,
 	/** A live connection of the predecessor: @fd is yours now, with @bytes read ahead and the
-	 * predecessor's @record. */
+	 * predecessor's @record. It may come while this generation drains itself: hand it over
+	 * like your own. */
 	SEGUE_EVENT_CONNECTION,
 	/** A connection given to segue_handover() is the successor's: close your descriptor.
 	   @cookie. */
