@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The supervisor's own service manager: sd_notify(3) with READY, RELOADING, STATUS, STOPPING,
+ * WATCHDOG and FDSTORE, and the sockets that it passed (LISTEN_FDS): by socket activation, or back
+ * out of its store.
+ */
+#ifndef SEGUE_COMMAND_MANAGER_H
+#define SEGUE_COMMAND_MANAGER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <uv.h>
+
+struct manager;
+
+/* A socket that was passed to this process. */
+struct manager_socket {
+	char name[256];
+	int fd; /* close-on-exec, non-blocking; the taker's */
+};
+
+/*
+ * Reads and removes NOTIFY_SOCKET, WATCHDOG_*, LISTEN_*, FDSTORE and SYSTEMD_EXEC_PID from the
+ * environment; a manager object is there even where nobody listens. -EINVAL with a sentence where a
+ * value is malformed.
+ */
+int manager_open(struct manager **ret_manager, uv_loop_t *loop, char *reason, size_t reason_size);
+void manager_close(struct manager *manager);
+
+/* Takes the next socket that was passed: true, or false when there is none left. */
+bool manager_take_socket(struct manager *manager, struct manager_socket *ret_socket);
+
+void manager_ready(struct manager *manager, const char *status);
+void manager_reloading(struct manager *manager, const char *status);
+void manager_status(struct manager *manager, const char *status);
+void manager_stopping(struct manager *manager, const char *status);
+/* Asks for so much more time, e.g. for a start or a stop that goes on. */
+void manager_extend(struct manager *manager, int64_t ms);
+
+/* Puts a listener into the manager's store, where it has one, under its name; takes it out. */
+void manager_store(struct manager *manager, const char *name, int fd);
+void manager_unstore(struct manager *manager, const char *name);
+
+#endif
