@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The control socket, the client's side: upgrade, status, list, stop, cut, restart and kill.
+ */
+#ifndef SEGUE_COMMAND_CLIENT_H
+#define SEGUE_COMMAND_CLIENT_H
+
+/* Does what the verb says, with the arguments as main() got them: argv[0] is the verb. Returns the
+ * exit code (control.h). */
+int client_command(const char *verb, int argc, char **argv);
+
+#endif
