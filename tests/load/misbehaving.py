@@ -26,6 +26,7 @@ class Connection:
         self.number = number
         self.unread = b""
         self.body = b""
+        self.followed = threading.Event()
 
     def more(self):
         try:
@@ -55,6 +56,11 @@ class Connection:
     def send(self, data):
         self.sock.sendall(data)
 
+    def hold(self):
+        """Neither reads nor ends anything until the next connection is accepted, or the with block
+        ends: what the client has not sent by then it cannot send."""
+        self.followed.wait()
+
     def close(self):
         """Ends the stream in order: nothing unread may be left, or the kernel resets."""
         try:
@@ -74,17 +80,22 @@ class Connection:
 
 
 class Server:
-    """Serves every connection by script(connection) until the with block ends."""
+    """Serves every connection by script(connection) until the with block ends. receive_buffer: of each
+    connection, in bytes; the kernel takes no more from a client than the script reads and this."""
 
-    def __init__(self, script, address=("127.0.0.1", 0), backlog=1024):
+    def __init__(self, script, address=("127.0.0.1", 0), backlog=1024, receive_buffer=None):
         self.script = script
         family = socket.AF_UNIX if isinstance(address, (str, bytes)) else (
             socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
         self.listener = socket.socket(family, socket.SOCK_STREAM)
+        if receive_buffer is not None:
+            # Before listen(): a window that was offered is never taken back.
+            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.listener.bind(address)
         self.listener.listen(backlog)
         self.wake, self.woken = socket.socketpair()
         self.accepted = 0
+        self.last = None
         self.open = set()
         self.lock = threading.Lock()
         self.threads = []
@@ -118,11 +129,18 @@ class Server:
             sock, _ = self.listener.accept()
             connection = Connection(sock, self.accepted)
             self.accepted += 1
+            self.follow(connection)
             with self.lock:
                 self.open.add(connection)
             thread = threading.Thread(target=self.serve, args=(connection,), daemon=True)
             thread.start()
             self.threads.append(thread)
+
+    def follow(self, connection):
+        """The connection, or the end (None), comes after the last one."""
+        if self.last is not None:
+            self.last.followed.set()
+        self.last = connection
 
     def __enter__(self):
         self.acceptor = threading.Thread(target=self.accept, daemon=True)
@@ -132,6 +150,7 @@ class Server:
     def __exit__(self, *_):
         self.wake.close()
         self.acceptor.join(10)
+        self.follow(None)
         with self.lock:
             for connection in self.open:
                 try:
