@@ -34,6 +34,10 @@
 	X(CONFIRM, "confirm")                     /* the predecessor: probation has ended well */  \
 	X(PREDECESSOR_GONE, "predecessor-gone")   /* died, or its channel has ended */             \
 	X(PREDECESSOR_BROKE, "predecessor-broke") /* said something that makes no sense */         \
+	/* a supervisor's, which alone decides who serves */                                       \
+	X(SUPERVISOR_GONE, "supervisor-gone") /* died, or said something that makes no sense */    \
+	X(RETIRE, "retire")                   /* the next generation serves */                     \
+	X(RESUME, "resume")                   /* it does not after all: serve again */             \
 	/* an upgrade */                                                                           \
 	X(UPGRADE, "upgrade")                   /* asked for, and no hook refused */               \
 	X(CHECKED, "checked")                   /* the preflight check passed, or there is none */ \
@@ -62,6 +66,7 @@
 	X(ABANDON, "abandon") /* kill the check or the successor, wait for its death */          \
 	X(REPORT, "report")   /* say how the upgrade failed; nothing else changes */             \
 	X(COMMIT, "commit")   /* tell the successor, accept no more */                           \
+	X(RETIRE, "retire")   /* accept no more: the supervisor has the successors serve */      \
 	X(DRAIN, "drain")     /* confirm the successor, hand over, finish */                     \
 	X(RESUME, "resume")   /* serve again, take back pid file and manager */                  \
 	X(NOTE, "note")       /* remembered: it drains already */                                \

@@ -91,6 +91,12 @@ static uint64_t get_u64(struct reader *r)
 	return get_number(r, 8);
 }
 
+/* What a later version has appended: 0 where the sender did not know of it. */
+static uint32_t get_added_u32(struct reader *r)
+{
+	return r->at < r->end ? get_u32(r) : 0;
+}
+
 static void get_text(struct reader *r, char *text)
 {
 	uint32_t len = get_u32(r);
@@ -141,6 +147,7 @@ static void encode_body(struct writer *w, const struct sg_message *m)
 		put_u32(w, m->record_max);
 		put_u32(w, m->predecessors);
 		put_u32(w, m->start_ms);
+		put_u32(w, m->worker);
 		break;
 	case SG_MESSAGE_LISTENER:
 		put_text(w, m->name);
@@ -184,6 +191,7 @@ static void encode_body(struct writer *w, const struct sg_message *m)
 		put_u64(w, m->generation);
 		put_u32(w, m->pid);
 		put_u32(w, m->upstream);
+		put_u32(w, m->worker);
 		break;
 	case SG_MESSAGE_STOPS:
 		put_u32(w, m->now);
@@ -191,10 +199,37 @@ static void encode_body(struct writer *w, const struct sg_message *m)
 	case SG_MESSAGE_DROPPED:
 		put_text(w, m->text);
 		break;
+	case SG_MESSAGE_SUPERVISE:
+		put_u32(w, m->worker);
+		put_u32(w, m->workers);
+		put_u32(w, m->flags);
+		put_u32(w, m->drain_ms);
+		break;
+	case SG_MESSAGE_RETIRE:
+		put_u32(w, m->probation_ms);
+		put_u32(w, m->drain_ms);
+		break;
+	case SG_MESSAGE_STOP:
+		put_u32(w, m->now);
+		put_u32(w, m->drain_ms);
+		break;
+	case SG_MESSAGE_PROGRESS:
+		put_u32(w, m->state);
+		put_u64(w, m->connections);
+		put_u64(w, m->cut);
+		break;
+	case SG_MESSAGE_ANSWER:
+		put_u32(w, m->outcome);
+		put_u64(w, m->generation);
+		put_text(w, m->text);
+		break;
 	case SG_MESSAGE_WANT_STATE:
 	case SG_MESSAGE_CONFIRM:
 	case SG_MESSAGE_TAKEN:
 	case SG_MESSAGE_RECEIPT:
+	case SG_MESSAGE_RESUME:
+	case SG_MESSAGE_CUT:
+	case SG_MESSAGE_ASK:
 		break;
 	}
 }
@@ -259,6 +294,7 @@ static void decode_body(struct reader *r, struct sg_message *m)
 		m->record_max = get_u32(r);
 		m->predecessors = get_u32(r);
 		m->start_ms = get_u32(r);
+		m->worker = get_added_u32(r);
 		break;
 	case SG_MESSAGE_LISTENER:
 		get_text(r, m->name);
@@ -299,6 +335,7 @@ static void decode_body(struct reader *r, struct sg_message *m)
 		m->generation = get_u64(r);
 		m->pid = get_u32(r);
 		m->upstream = get_u32(r);
+		m->worker = get_added_u32(r);
 		break;
 	case SG_MESSAGE_STOPS:
 		m->now = get_u32(r);
@@ -306,10 +343,37 @@ static void decode_body(struct reader *r, struct sg_message *m)
 	case SG_MESSAGE_DROPPED:
 		get_text(r, m->text);
 		break;
+	case SG_MESSAGE_SUPERVISE:
+		m->worker = get_u32(r);
+		m->workers = get_u32(r);
+		m->flags = get_u32(r);
+		m->drain_ms = get_u32(r);
+		break;
+	case SG_MESSAGE_RETIRE:
+		m->probation_ms = get_u32(r);
+		m->drain_ms = get_u32(r);
+		break;
+	case SG_MESSAGE_STOP:
+		m->now = get_u32(r);
+		m->drain_ms = get_u32(r);
+		break;
+	case SG_MESSAGE_PROGRESS:
+		m->state = get_u32(r);
+		m->connections = get_u64(r);
+		m->cut = get_u64(r);
+		break;
+	case SG_MESSAGE_ANSWER:
+		m->outcome = get_u32(r);
+		m->generation = get_u64(r);
+		get_text(r, m->text);
+		break;
 	case SG_MESSAGE_WANT_STATE:
 	case SG_MESSAGE_CONFIRM:
 	case SG_MESSAGE_TAKEN:
 	case SG_MESSAGE_RECEIPT:
+	case SG_MESSAGE_RESUME:
+	case SG_MESSAGE_CUT:
+	case SG_MESSAGE_ASK:
 		break;
 	default:
 		r->bad = true;

@@ -15,12 +15,15 @@
 #include <sys/types.h>
 
 #define SG_WIRE_VERSION_MIN 1
-#define SG_WIRE_VERSION_MAX 1
+#define SG_WIRE_VERSION_MAX 2
 
-/* name, text, number (never reused), direction */
+/*
+ * name, text, number (never reused), direction. Those from SUPERVISE on, and LISTENER up and
+ * DROPPED down, are spoken between a supervisor and a worker only, since version 2.
+ */
 #define SG_MESSAGES(X)                                                                             \
 	X(HELLO, "hello", 1, "both")       /* versions, generation; carries a pidfd */             \
-	X(LISTENER, "listener", 2, "down") /* one listener; carries it */                          \
+	X(LISTENER, "listener", 2, "both") /* one listener; carries it */                          \
 	X(PID_FILE, "pid-file", 3, "down") /* carries the lock */                                  \
 	X(OFFERED, "offered", 4, "down")   /* these were all the listeners */                      \
 	X(WANT_STATE, "want-state", 5, "up")                                                       \
@@ -37,7 +40,15 @@
 	X(FINAL, "final", 16, "down")             /* drained; these were all the final blobs */    \
 	X(RECEIPT, "receipt", 17, "up")           /* the final state has come */                   \
 	X(STOPS, "stops", 18, "up")               /* the sender stops the service on request */    \
-	X(DROPPED, "dropped", 19, "up")           /* nobody wants this listener any more */
+	X(DROPPED, "dropped", 19, "both")         /* nobody wants this listener any more */        \
+	X(SUPERVISE, "supervise", 20, "down")     /* the sender is a supervisor */                 \
+	X(RETIRE, "retire", 21, "down")           /* others serve: accept no more, drain */        \
+	X(RESUME, "resume", 22, "down")           /* serve again */                                \
+	X(STOP, "stop", 23, "down")               /* the service stops */                          \
+	X(CUT, "cut", 24, "down")                 /* end the drain */                              \
+	X(PROGRESS, "progress", 25, "up")         /* for whoever looks on */                       \
+	X(ASK, "ask", 26, "up")                   /* an upgrade is asked for */                    \
+	X(ANSWER, "answer", 27, "down")           /* how it ended */
 
 #define SG_MESSAGE_ENUM(name, text, number, direction) SG_MESSAGE_##name = (number),
 enum sg_message_type { SG_MESSAGES(SG_MESSAGE_ENUM) };
@@ -58,24 +69,32 @@ struct sg_message {
 	uint64_t serial; /* CONNECTIONS: the batch; TAKEN, DECLINED: which batch is meant */
 
 	uint32_t version_min, version_max; /* HELLO */
-	uint64_t generation;               /* HELLO: the sender's; INTRODUCE: whose channel it is */
-	uint32_t pid;                      /* HELLO, INTRODUCE */
-	uint32_t record_min, record_max;   /* HELLO */
-	uint32_t predecessors;             /* HELLO: generations that still drain to the sender */
-	uint32_t start_ms;                 /* HELLO: left of the start deadline */
+	uint64_t generation; /* HELLO: the sender's; INTRODUCE: whose channel; ANSWER: asked for */
+	uint32_t pid;        /* HELLO, INTRODUCE */
+	uint32_t record_min, record_max; /* HELLO */
+	uint32_t predecessors;           /* HELLO: generations that still drain to the sender */
+	uint32_t start_ms;               /* HELLO: left of the start deadline */
+	uint32_t worker;  /* HELLO: the sender's; INTRODUCE: whose; SUPERVISE: the receiver's */
+	uint32_t workers; /* SUPERVISE: of the receiver's generation */
 
 	char name[SG_WIRE_TEXT_MAX]; /* LISTENER, BLOB; PID_FILE: the path */
-	char text[SG_WIRE_TEXT_MAX]; /* LISTENER, DROPPED: configured address; FAILED: reason */
-	uint32_t flags;              /* LISTENER: SG_LISTENER_* */
+	char text[SG_WIRE_TEXT_MAX]; /* LISTENER, DROPPED: address; FAILED, ANSWER: reason */
+	uint32_t flags;              /* LISTENER: SG_LISTENER_*; SUPERVISE: SG_SUPERVISE_* */
 	uint64_t dev, ino;           /* LISTENER: the file that a unix socket made */
 
 	uint32_t count;                    /* OFFERED, STATE, FINAL, CONNECTIONS, READY */
 	uint8_t wanted[SG_WIRE_LISTENERS]; /* READY: one for each listener in the order offered */
 	uint64_t size;                     /* BLOB */
 	uint32_t error;                    /* FAILED, DECLINED: errno */
-	uint32_t probation_ms;             /* COMMIT */
-	uint32_t now;                      /* STOPS: do not wait */
+	uint32_t probation_ms;             /* COMMIT, RETIRE */
+	uint32_t drain_ms;                 /* SUPERVISE, RETIRE, STOP: SG_WIRE_FOREVER: no end */
+	uint32_t now;                      /* STOPS, STOP: do not wait */
 	uint32_t upstream;                 /* INTRODUCE: 1: the one introduced is a predecessor */
+
+	uint32_t state;       /* PROGRESS: an enum sg_state */
+	uint64_t connections; /* PROGRESS: that the sender has */
+	uint64_t cut;         /* PROGRESS: that it has closed by force */
+	uint32_t outcome;     /* ANSWER: an enum segue_outcome */
 
 	uint32_t record_version; /* CONNECTIONS */
 	const uint8_t *items;    /* CONNECTIONS: sg_wire_connection() walks them */
@@ -84,6 +103,12 @@ struct sg_message {
 
 /* A unix socket which the service made itself, and so removes at its end. */
 #define SG_LISTENER_OURS 1u
+
+/* A worker that has lost its supervisor serves on; without it, it drains. */
+#define SG_SUPERVISE_ORPHANS_SERVE 1u
+
+/* A drain without a deadline. */
+#define SG_WIRE_FOREVER 0xffffffffu
 
 /* One connection of a batch. */
 struct sg_wire_connection {

@@ -327,6 +327,7 @@ static void act(struct segue *segue, enum sg_action action, enum sg_event event)
 	case SG_ACTION_REFUSE:
 		refuse(segue);
 		break;
+	case SG_ACTION_RETIRE:
 	case SG_ACTION_NOTE:
 	case SG_ACTION_CONFIRM:
 	case SG_ACTION_IGNORE:

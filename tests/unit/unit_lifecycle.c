@@ -329,10 +329,12 @@ UNIT_CASE(the_commit_is_given_once_to_a_successor_that_is_ready)
 				struct sg_step step = sg_lifecycle_step(s, e);
 				bool expected =
 					s == SG_STATE_UPGRADING && e == SG_EVENT_SUCCESSOR_READY;
+				bool retires = step.action == SG_ACTION_RETIRE;
 
 				if (expected != (step.action == SG_ACTION_COMMIT))
 					STEP_FAIL(s, e, step, "commits");
-				if (!after_commit(s) && after_commit(step.next) != expected)
+				if (!after_commit(s) &&
+			            after_commit(step.next) != (expected || retires))
 					STEP_FAIL(s, e, step, "goes behind the commit");
 			}
 }
@@ -458,6 +460,60 @@ UNIT_CASE(a_predecessor_that_dies_or_talks_nonsense_does_not_end_who_serves)
 			CHECK(!ends(sg_lifecycle_step(s, SG_EVENT_PREDECESSOR_BROKE).next));
 		}
 	CHECK(!ends(sg_lifecycle_step(SG_STATE_STARTING, SG_EVENT_PREDECESSOR_GONE).next));
+}
+
+/* Who serves under a supervisor goes behind the commit at its word alone. */
+UNIT_CASE(a_supervisor_retires_who_serves_and_nobody_else)
+{
+	for
+		EACH_STATE(s)
+		for
+			EACH_EVENT(e)
+			{
+				struct sg_step step = sg_lifecycle_step(s, e);
+				bool serves = s == SG_STATE_SERVING || s == SG_STATE_PROBATION;
+
+				if ((step.action == SG_ACTION_RETIRE) !=
+			            (serves && e == SG_EVENT_RETIRE))
+					STEP_FAIL(s, e, step, "retires");
+				if (e == SG_EVENT_RETIRE && serves && step.next != SG_STATE_STANDBY)
+					STEP_FAIL(s, e, step, "does not stand by");
+			}
+}
+
+UNIT_CASE(a_supervisor_has_whoever_it_retired_serve_again_and_nobody_else)
+{
+	for
+		EACH_STATE(s)
+		{
+			struct sg_step step = sg_lifecycle_step(s, SG_EVENT_RESUME);
+
+			if (after_commit(s) &&
+			    (step.next != SG_STATE_SERVING || step.action != SG_ACTION_RESUME))
+				STEP_FAIL(s, SG_EVENT_RESUME, step, "does not serve");
+			if (!after_commit(s) && step.action != SG_ACTION_IGNORE)
+				STEP_FAIL(s, SG_EVENT_RESUME, step, "resumes");
+		}
+}
+
+UNIT_CASE(without_its_supervisor_who_has_not_served_goes_and_who_serves_drains)
+{
+	for
+		EACH_STATE(s)
+		{
+			struct sg_step step = sg_lifecycle_step(s, SG_EVENT_SUPERVISOR_GONE);
+
+			if (before_serving(s) &&
+			    (step.next != SG_STATE_GONE || step.action != SG_ACTION_GIVE_UP))
+				STEP_FAIL(s, SG_EVENT_SUPERVISOR_GONE, step, "does not give up");
+			if (!before_serving(s) && step.next == SG_STATE_GONE && s != SG_STATE_GONE)
+				STEP_FAIL(s, SG_EVENT_SUPERVISOR_GONE, step, "is gone at once");
+			if ((s == SG_STATE_SERVING || s == SG_STATE_PROBATION) &&
+			    step.next != SG_STATE_STOPPING)
+				STEP_FAIL(s, SG_EVENT_SUPERVISOR_GONE, step, "does not stop");
+			if (s == SG_STATE_STANDBY && step.next != SG_STATE_DRAINING)
+				STEP_FAIL(s, SG_EVENT_SUPERVISOR_GONE, step, "waits on");
+		}
 }
 
 UNIT_CASE(probation_ends_well_by_word_by_death_and_by_time)
