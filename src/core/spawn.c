@@ -169,6 +169,8 @@ struct plan {
 	char **envp;
 	char *pid_slot[4]; /* where the child writes its pid */
 	int error_fd;
+	int program_fd;          /* -1: by the candidates */
+	struct sg_spawn_fd *fds; /* a copy: the child moves the sources out of the way */
 };
 
 static const char *environment_value(char *const *envp, const char *name)
@@ -216,6 +218,7 @@ static int plan_candidates(struct plan *plan)
 {
 	const struct sg_origin *origin = plan->spawn->origin;
 	const char *path = environment_value(origin->envp, "PATH");
+	const char *program = plan->spawn->program;
 	size_t count = 0, room = 3;
 
 	for (const char *at = path; at != NULL && *at != '\0'; at++)
@@ -223,6 +226,15 @@ static int plan_candidates(struct plan *plan)
 	plan->candidates = calloc(room, sizeof(*plan->candidates));
 	if (plan->candidates == NULL)
 		return -ENOMEM;
+	if (program != NULL) {
+		if (strchr(program, '/') == NULL)
+			count = add_path_candidates(plan->candidates, count, program, path);
+		else
+			plan->candidates[count++] = strdup(program);
+		if (count == 0)
+			plan->candidates[count++] = strdup(program);
+		return plan->candidates[count - 1] != NULL ? 0 : -ENOMEM;
+	}
 	if (found_by_path(origin))
 		count = add_path_candidates(plan->candidates, count, origin->argv[0], path);
 	if (names_descriptor(origin->program))
@@ -284,8 +296,23 @@ static int plan_environment(struct plan *plan)
 	return 0;
 }
 
+static int plan_descriptors(struct plan *plan)
+{
+	const struct sg_spawn *spawn = plan->spawn;
+
+	plan->program_fd = spawn->program_fd != NULL ? *spawn->program_fd : -1;
+	if (spawn->fds_len == 0)
+		return 0;
+	plan->fds = calloc(spawn->fds_len, sizeof(*plan->fds));
+	if (plan->fds == NULL)
+		return -ENOMEM;
+	memcpy(plan->fds, spawn->fds, spawn->fds_len * sizeof(*plan->fds));
+	return 0;
+}
+
 static void plan_done(struct plan *plan)
 {
+	free(plan->fds);
 	strings_free(plan->candidates);
 	strings_free(plan->envp);
 	plan->error_fd = sg_fd_close(plan->error_fd);
@@ -336,16 +363,89 @@ static void child_directory(const struct plan *plan)
 {
 	const struct sg_origin *origin = plan->spawn->origin;
 
+	if (plan->spawn->directory != NULL) {
+		if (chdir(plan->spawn->directory) < 0)
+			child_fails(plan, errno, plan->spawn->directory);
+		return;
+	}
 	if (origin->directory != NULL && chdir(origin->directory) == 0)
 		return;
 	if (origin->directory_fd >= 0 && fchdir(origin->directory_fd) < 0)
 		child_fails(plan, errno, origin->directory != NULL ? origin->directory : ".");
 }
 
+/* Out of the way of every number, and close-on-exec. */
+static void child_lifts(const struct plan *plan, int *fd, int above)
+{
+	int lifted;
+
+	if (*fd < 0 || *fd >= above)
+		return;
+	lifted = fcntl(*fd, F_DUPFD_CLOEXEC, above);
+	if (lifted < 0)
+		child_fails(plan, errno, "descriptors");
+	*fd = lifted;
+}
+
+/* First every source goes above the highest number, then each is put in its place. */
+static void child_moves_descriptors(struct plan *plan)
+{
+	size_t count = plan->spawn->fds_len;
+	int above = 3;
+
+	for (size_t i = 0; i < count; i++)
+		if (plan->fds[i].number >= above)
+			above = plan->fds[i].number + 1;
+	if (count > 0) {
+		child_lifts(plan, &plan->error_fd, above);
+		child_lifts(plan, &plan->program_fd, above);
+		for (size_t i = 0; i < count; i++)
+			child_lifts(plan, &plan->fds[i].fd, above);
+	}
+	/* The list is explicit: whatever else the host has open does not get through. */
+	(void)syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
+	for (size_t i = 0; i < count; i++)
+		if (dup2(plan->fds[i].fd, plan->fds[i].number) < 0)
+			child_fails(plan, errno, "descriptors");
+	if (plan->spawn->inherit_fd >= 0)
+		(void)fcntl(plan->spawn->inherit_fd, F_SETFD, 0);
+}
+
+/* By system calls: the library's functions would change the identity of all threads. */
+static void child_changes_identity(const struct plan *plan)
+{
+	const struct sg_identity *identity = plan->spawn->identity;
+
+	if (identity == NULL)
+		return;
+	if (syscall(SYS_setgroups, identity->groups_len, identity->groups) < 0 ||
+	    syscall(SYS_setresgid, identity->gid, identity->gid, identity->gid) < 0 ||
+	    syscall(SYS_setresuid, identity->uid, identity->uid, identity->uid) < 0)
+		child_fails(plan, errno, "user and group");
+}
+
+static void child_follows(const struct plan *plan, pid_t starter)
+{
+	if (plan->spawn->own_session)
+		(void)setsid();
+	if (plan->spawn->death_signal == 0)
+		return;
+	(void)prctl(PR_SET_PDEATHSIG, plan->spawn->death_signal);
+	/* Died already? It cannot be seen as its pid where it is in another pid namespace. */
+	if (starter != 0 && getppid() != starter)
+		_exit(127);
+}
+
 static void child_executes(const struct plan *plan)
 {
 	const char *path = plan->candidates[0];
 	int error = 0;
+
+	if (plan->program_fd >= 0) {
+		(void)syscall(SYS_execveat, plan->program_fd, "", plan->argv, plan->envp,
+		              AT_EMPTY_PATH);
+		child_fails(plan, errno, path);
+	}
 
 	for (size_t i = 0; plan->candidates[i] != NULL; i++) {
 		execve(plan->candidates[i], plan->argv, plan->envp);
@@ -397,28 +497,28 @@ static void child_witness(const struct plan *plan)
 	_exit(0);
 }
 
-__attribute__((noreturn)) static void child(const struct plan *plan)
+__attribute__((noreturn)) static void child(struct plan *plan, pid_t starter)
 {
 	if (plan->spawn->witness)
 		child_witness(plan);
 	child_signals(plan->spawn);
 	umask(plan->spawn->origin->umask);
+	child_changes_identity(plan);
+	child_follows(plan, plan->spawn->witness ? 0 : starter);
 	child_directory(plan);
 	for (size_t i = 0; i < sizeof(plan->pid_slot) / sizeof(plan->pid_slot[0]); i++)
 		if (plan->pid_slot[i] != NULL)
 			child_writes_pid(plan->pid_slot[i]);
-	/* The list is explicit: whatever else the host has open does not get through. */
-	(void)syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
-	if (plan->spawn->inherit_fd >= 0)
-		(void)fcntl(plan->spawn->inherit_fd, F_SETFD, 0);
+	child_moves_descriptors(plan);
 	(void)sigprocmask(SIG_SETMASK, &plan->spawn->origin->mask, NULL);
 	child_executes(plan);
 	_exit(127);
 }
 
-static int clone_child(const struct plan *plan, struct sg_spawned *spawned)
+static int clone_child(struct plan *plan, struct sg_spawned *spawned)
 {
 	sigset_t all, before;
+	pid_t starter = getpid();
 	int pidfd = -1;
 	long pid;
 
@@ -427,7 +527,7 @@ static int clone_child(const struct plan *plan, struct sg_spawned *spawned)
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	pid = raw_clone(CLONE_PIDFD, &pidfd);
 	if (pid == 0)
-		child(plan);
+		child(plan, starter);
 	if (pid < 0)
 		pid = -errno;
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -440,7 +540,7 @@ static int clone_child(const struct plan *plan, struct sg_spawned *spawned)
 
 int sg_spawn(struct sg_spawned *ret_spawned, const struct sg_spawn *spawn)
 {
-	struct plan plan = { .spawn = spawn, .error_fd = -1 };
+	struct plan plan = { .spawn = spawn, .error_fd = -1, .program_fd = -1 };
 	struct sg_spawned spawned = { .pidfd = -1, .exec_fd = -1 };
 	int fds[2];
 	int r;
@@ -453,6 +553,8 @@ int sg_spawn(struct sg_spawned *ret_spawned, const struct sg_spawn *spawn)
 	r = spawned.exec_fd < 0 || plan.error_fd < 0 ? -EMFILE : plan_candidates(&plan);
 	if (r == 0)
 		r = plan_environment(&plan);
+	if (r == 0)
+		r = plan_descriptors(&plan);
 	if (r == 0)
 		r = clone_child(&plan, &spawned);
 	plan_done(&plan);

@@ -31,9 +31,31 @@ struct sg_origin {
 int sg_origin_take(struct sg_origin *ret_origin);
 void sg_origin_done(struct sg_origin *origin);
 
+/* An open descriptor and the number that it gets in the program. */
+struct sg_spawn_fd {
+	int fd, number;
+};
+
+/* Whom the program runs as. */
+struct sg_identity {
+	uid_t uid;
+	gid_t gid;
+	const gid_t *groups;
+	size_t groups_len;
+};
+
 struct sg_spawn {
 	const struct sg_origin *origin;
-	char *const *argv; /* NULL: the origin's */
+	char *const *argv;     /* NULL: the origin's */
+	const char *program;   /* looked up as by execvp(3), in place of the origin's; NULL: its */
+	const int *program_fd; /* executed in place of any name; NULL: none */
+	/* Besides inherit_fd; numbers may be 0 and up, each once, and cross the sources freely. */
+	const struct sg_spawn_fd *fds;
+	size_t fds_len;
+	const struct sg_identity *identity; /* NULL: the caller's */
+	const char *directory;              /* NULL: the origin's */
+	bool own_session;                   /* no terminal, and a process group of its own */
+	int death_signal;                   /* sent when the calling thread dies; 0: none */
 	int ignore_signal; /* ignored by the new program until it handles it; 0: none */
 	bool witness;      /* exec_fd says how the program ended, whoever reaps children here */
 	int inherit_fd;    /* stays open under its number; -1: only 0, 1 and 2 do */

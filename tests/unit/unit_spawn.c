@@ -627,4 +627,68 @@ UNIT_CASE(a_witness_that_is_killed_takes_the_program_along)
 	sg_origin_done(&origin);
 }
 
+UNIT_CASE(descriptors_get_the_numbers_asked_for_though_they_cross)
+{
+	struct sg_origin origin = origin_of("/bin/sh", "sh");
+	int a = (int)MUST(open("/dev/zero", O_RDONLY | O_CLOEXEC));
+	int b = (int)MUST(open("/dev/full", O_RDONLY | O_CLOEXEC));
+	/* Each wants the number of the other, and a third one the number of the report. */
+	struct sg_spawn_fd fds[] = { { a, b }, { b, a }, { a, b + 1 }, { b, b + 2 } };
+	struct sg_spawn spawn = { .origin = &origin, .inherit_fd = -1, .fds = fds, .fds_len = 4 };
+	char words[200], expected[200];
+
+	CHECK_INT(b, a + 1);
+	snprintf(words, sizeof(words), "for i in %d %d %d %d; do readlink /proc/$$/fd/$i; done", a,
+	         b, b + 1, b + 2);
+	CHECK_STRING(shell(&spawn, words), "/dev/full\n/dev/zero\n/dev/zero\n/dev/full\n");
+	/* 3 is the shell's own, of the folder that it reads. */
+	snprintf(expected, sizeof(expected), "0 1 2 3 %d %d %d %d\n", a, b, b + 1, b + 2);
+	CHECK_STRING(shell(&spawn, "cd /proc/$$/fd; echo *"), expected);
+	MUST(close(a));
+	MUST(close(b));
+	sg_origin_done(&origin);
+}
+
+UNIT_CASE(a_program_is_executed_by_its_descriptor_when_its_path_has_another)
+{
+	struct sg_origin origin = origin_of("/nowhere", "nowhere");
+	int sh = (int)MUST(open("/bin/sh", O_PATH | O_CLOEXEC));
+	struct sg_spawn spawn = {
+		.origin = &origin, .inherit_fd = -1, .program_fd = &sh, .program = "/nowhere"
+	};
+
+	CHECK_STRING(shell(&spawn, "echo here; cd /proc/$$/fd; echo *"), "here\n0 1 2 3\n");
+	MUST(close(sh));
+	sg_origin_done(&origin);
+}
+
+UNIT_CASE(a_program_is_looked_up_in_a_session_and_folder_of_its_own)
+{
+	struct sg_origin origin = origin_of("/nowhere", "nowhere");
+	struct sg_spawn spawn = { .origin = &origin,
+		                  .inherit_fd = -1,
+		                  .program = "sh",
+		                  .directory = "/usr",
+		                  .own_session = true };
+
+	CHECK_STRING(shell(&spawn, "pwd; set -- $(cut -d' ' -f1,5,6 /proc/$$/stat);"
+	                           "test $1 = $2 && test $1 = $3 && echo leads"),
+	             "/usr\nleads\n");
+	sg_origin_done(&origin);
+}
+
+UNIT_CASE(a_program_runs_as_another_user_with_no_group_of_ours)
+{
+	struct sg_origin origin = origin_of("/bin/sh", "sh");
+	struct sg_identity identity = { .uid = 65534, .gid = 65533 };
+	struct sg_spawn spawn = { .origin = &origin, .inherit_fd = -1, .identity = &identity };
+
+	if (getuid() != 0) {
+		sg_origin_done(&origin);
+		SKIP("another user can be taken by root only");
+	}
+	CHECK_STRING(shell(&spawn, "id -u; id -G"), "65534\n65533\n");
+	sg_origin_done(&origin);
+}
+
 UNIT_MAIN
