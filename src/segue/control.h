@@ -7,9 +7,9 @@
  *     {"event":"starting","generation":2,...}
  *     {"end":true,"exit":0,"message":"generation 2 serves; generation 1 is gone"}
  *
- * A client that is slow, silent, or talks nonsense costs nothing but its own connection: what
- * is kept for it is bounded, and it is closed. Peers are checked with SO_PEERCRED: the
- * supervisor's own user and root.
+ * doc/control.md lists what is said. A client that is slow, silent, or talks nonsense costs
+ * nothing but its own connection: what is kept for it is bounded, and it is closed. Peers are
+ * checked with SO_PEERCRED: the supervisor's own user and root.
  */
 #ifndef SEGUE_COMMAND_CONTROL_H
 #define SEGUE_COMMAND_CONTROL_H
@@ -37,7 +37,9 @@ struct control_client;
 /*
  * What the supervisor does for a client. A request is answered by exactly one
  * control_end(), at once or later; before it by any number of control_event(). The client
- * may be gone meanwhile: gone() says so, and the pointer must not be used any more.
+ * may be gone meanwhile: gone() says so, and the pointer must not be used any more. gone() is
+ * called by the loop, never out of control_event() or control_end(), and not after control_end().
+ * A client that hears nothing for 2 s is told {"event":"alive"} by this file.
  */
 struct control_verbs {
 	/* argv: NULL, or a new command line (borrowed). Events follow where wait is set. */
@@ -57,11 +59,19 @@ struct control_verbs {
 int control_open(struct control **ret_control, uv_loop_t *loop, const char *path,
                  const struct control_verbs *verbs, void *ctx, char *reason, size_t reason_size);
 
-/* Ends all clients and removes the path, if it is still its own. NULL is welcome. */
+/*
+ * Ends all clients and removes the path, if it is still its own; gone() is not called any more.
+ * Clients that wait for an answer are told that the supervisor ends: for those of 'stop' that is
+ * what they asked for (exit 0), so that nobody has to keep them. The handles are closed when
+ * the loop has run once more. NULL is welcome.
+ */
 void control_close(struct control *control);
 
 /* Consumes the object. Never fails: a client that cannot take it is ended. */
 void control_event(struct control_client *client, json_t *event_take);
+
+/* Any bytes as a JSON string: what is not UTF-8 becomes U+FFFD. NULL: null. */
+json_t *control_text(const char *text);
 
 /* The last line, after which the connection is closed and the pointer is dead. message may be
  * NULL. extra (may be NULL) is consumed: its members are added. */
