@@ -70,7 +70,7 @@ void control_close(struct control *control);
 /* Consumes the object. Never fails: a client that cannot take it is ended. */
 void control_event(struct control_client *client, json_t *event_take);
 
-/* Any bytes as a JSON string: what is not UTF-8 becomes U+FFFD. NULL: null. */
+/* Any bytes as a JSON string: what is not UTF-8 becomes "?". NULL: null. */
 json_t *control_text(const char *text);
 
 /* The last line, after which the connection is closed and the pointer is dead. message may be
