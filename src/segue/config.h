@@ -3,7 +3,8 @@
  * What 'segue run' is asked to do: from the command line and from a configuration file, by
  * one table (settings.c) that the parser, --help, segue.conf(5) and 'segue check' share.
  *
- * Pure, but for reading the file. A configuration is whole and valid, or it is not there.
+ * Pure, but for reading the file. A configuration is whole and valid, or it is not there. Whether
+ * the program, the user and the like exist on this machine is not asked here (check.c).
  */
 #ifndef SEGUE_COMMAND_CONFIG_H
 #define SEGUE_COMMAND_CONFIG_H
@@ -11,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #define CONFIG_REASON_MAX  768
 #define CONFIG_WORKERS_MAX 64
@@ -80,16 +82,25 @@ struct config {
 };
 
 /*
- * Reads the command line behind "segue run": options, "--", program. With --config the file
- * is read first and the command line wins. 0 with a configuration for config_free(), 1 when
- * help was asked for and printed, or -EINVAL with one sentence in reason.
+ * Reads the command line behind "segue run" (argv[0] is "run"): options, "--", program. With
+ * --config the file is read first and the command line wins: its --listen replace those of the
+ * file, its --env are added. 0 with a configuration for config_free(), 1 when help was asked for
+ * and printed, or -EINVAL with one sentence in reason (-ENOMEM too).
  */
 int config_from_arguments(struct config **ret_config, int argc, char **argv,
                           char reason[static CONFIG_REASON_MAX]);
 
-/* Reads a file alone, as 'segue check FILE' does; the sentence begins with "FILE:LINE: ". */
+/* Reads a file alone, as 'segue check FILE' does; the sentence begins with "FILE:LINE: ", or
+ * "FILE: " where no line is to blame. */
 int config_from_file(struct config **ret_config, const char *path,
                      char reason[static CONFIG_REASON_MAX]);
+
+/* The same for a file's bytes; path is for the sentence. */
+int config_from_text(struct config **ret_config, const char *path, const char *text, size_t len,
+                     char reason[static CONFIG_REASON_MAX]);
+
+/* Every setting as a line of a file; what is not set, as a comment. 0 or -ENOMEM. */
+int config_print(const struct config *config, FILE *out);
 
 /* NULL is welcome. */
 void config_free(struct config *config);
