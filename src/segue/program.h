@@ -20,7 +20,9 @@ struct program {
 	struct timespec mtime;
 	dev_t dev;
 	ino_t ino;
-	char identity[80]; /* "build-id:HEX", else "sha256:HEX" (of the first 64 MiB), "" unknown */
+	/* "build-id:HEX", of a Go program without one "go-id:TEXT"; else what tells a deployed file
+	 * from another, though not from a copy with its time: "size:BYTES,mtime:SECONDS" */
+	char identity[80];
 };
 
 /*
@@ -30,7 +32,7 @@ struct program {
  */
 int program_of(struct program *ret_program, pid_t pid, const char *argv0);
 
-/* May the descriptor be executed again, and be what was running? Else false, with the reason as
+/* May the descriptor be executed again, and is it what was running? Else false, with the reason as
  * a clause: "it is a script", "the file was overwritten in place". */
 bool program_restartable(const struct program *program, char *reason, size_t reason_size);
 
