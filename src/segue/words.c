@@ -273,10 +273,12 @@ void words_free(char **words)
 	free(words);
 }
 
+/* A leading = would look like one between a setting and its value. */
 static bool is_plain(const char *word)
 {
-	return *word && strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-	                             "0123456789_-+=./:,@%^[]{}~") == strlen(word);
+	return *word && *word != '=' &&
+	       strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	                    "0123456789_-+=./:,@%^[]{}~") == strlen(word);
 }
 
 char *words_quote(const char *word)
