@@ -11,6 +11,7 @@
 #include "segue/client.h"
 #include "segue/command.h"
 #include "segue/control.h"
+#include "segue/words.h"
 
 struct subcommand {
 	const char *name;
@@ -34,7 +35,7 @@ static const struct subcommand subcommands[] = {
 	{ "upgrade", "[SERVICE] [--no-wait] [--json] [-- PROGRAM [ARGUMENT]...]",
 	  "replace the running generation by the next one",
 	  "Starts the next generation, waits until it serves and the one before it is gone, and\n"
-	  "says what happens meanwhile. Behind -- stands a new command line. " WHICH "\n"
+	  "says what happens meanwhile. Behind -- stands a new command line.\n" WHICH "\n"
 	  "  --no-wait      return as soon as it has begun\n" JSON,
 	  client },
 	{ "status", "[SERVICE] [--json]",
@@ -45,9 +46,9 @@ static const struct subcommand subcommands[] = {
 	{ "cut", "[SERVICE] [--json]", "end a running drain: close what is left", WHICH "\n" JSON,
 	  client },
 	{ "restart", "[SERVICE] WORKER [--json]", "end one worker and start it again",
-	  "WORKER is a number of 'segue status'. " WHICH "\n" JSON, client },
+	  "WORKER is a number of 'segue status'.\n" WHICH "\n" JSON, client },
 	{ "kill", "[SERVICE] SIGNAL [--json]", "send a signal to the workers that serve",
-	  "SIGNAL is a name or a number: HUP, SIGHUP, 1. " WHICH "\n" JSON, client },
+	  "SIGNAL is a name or a number: HUP, SIGHUP, 1.\n" WHICH "\n" JSON, client },
 	{ "check", "FILE", "check a configuration file and print what it says",
 	  "Prints the whole configuration, defaults included, in the form of a file. What is "
 	  "wrong\n"
@@ -80,6 +81,22 @@ static const struct subcommand *find(const char *name)
 	return NULL;
 }
 
+static int refuse(const char *name)
+{
+	char shown[40];
+
+	words_clean(shown, sizeof(shown), name);
+	for (size_t i = 0; i < SUBCOMMANDS; i++) {
+		if (words_distance(shown, subcommands[i].name) > 2)
+			continue;
+		fprintf(stderr, "segue: there is no command '%s'; did you mean 'segue %s'?\n",
+		        shown, subcommands[i].name);
+		return EXIT_USAGE;
+	}
+	fprintf(stderr, "segue: there is no command '%s'; 'segue --help' lists them\n", shown);
+	return EXIT_USAGE;
+}
+
 /* What stands behind -- is somebody else's. */
 static int asks_for_help(int argc, char **argv)
 {
@@ -106,11 +123,8 @@ int main(int argc, char **argv)
 		return EXIT_DONE;
 	}
 	subcommand = find(argv[1]);
-	if (!subcommand) {
-		fprintf(stderr, "segue: there is no command '%.40s'; 'segue --help' lists them\n",
-		        argv[1]);
-		return EXIT_USAGE;
-	}
+	if (!subcommand)
+		return refuse(argv[1]);
 	if (subcommand->details && asks_for_help(argc - 1, argv + 1)) {
 		print_subcommand_help(subcommand);
 		return EXIT_DONE;
