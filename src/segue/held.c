@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The listeners: held for ever, so that clients wait in the queue while no worker accepts.
+ *
+ * Those of --listen and of the service manager go to every worker by LISTEN_FDS. Those that a
+ * program binds itself come up its channel before it is ready, and go to every later worker
+ * down its own, with the address they were configured with.
+ */
+#include "core/fd.h"
+#include "segue/log.h"
+#include "segue/supervisor.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+static struct held *add(struct service *service)
+{
+	struct held *held = calloc(1, sizeof(*held)), **last = &service->held;
+
+	if (held == NULL)
+		return NULL;
+	held->fd = -1;
+	while (*last != NULL)
+		last = &(*last)->next;
+	*last = held;
+	return held;
+}
+
+static void drop(struct service *service, struct held *held, bool unlink_path)
+{
+	struct held **at = &service->held;
+
+	while (*at != held)
+		at = &(*at)->next;
+	*at = held->next;
+	if (unlink_path && held->ours && strncmp(held->address, "unix://", 7) == 0)
+		sg_listener_unlink(held->address + 7, held->file);
+	sg_fd_close(held->fd);
+	free(held);
+}
+
+size_t held_count(const struct service *service, bool own)
+{
+	size_t count = 0;
+
+	for (const struct held *held = service->held; held != NULL; held = held->next)
+		count += held->own == own;
+	return count;
+}
+
+/* A name that LISTEN_FDNAMES can carry: one that was given, else its place. */
+static void name_it(struct held *held, const char *name, size_t place)
+{
+	if (sg_name_valid(name))
+		snprintf(held->name, sizeof(held->name), "%s", name);
+	else
+		snprintf(held->name, sizeof(held->name), "listener-%zu", place);
+}
+
+static bool same_socket(int fd, const struct sg_address *address)
+{
+	struct sockaddr_storage name;
+	socklen_t len = sizeof(name);
+
+	return getsockname(fd, (struct sockaddr *)&name, &len) == 0 &&
+	       sg_address_matches(address, (struct sockaddr *)&name, len);
+}
+
+static struct manager_socket *socket_for(struct manager_socket *sockets, size_t count,
+                                         const char *name, const struct sg_address *address)
+{
+	for (size_t i = 0; i < count; i++)
+		if (sockets[i].fd >= 0 && strcmp(sockets[i].name, name) == 0)
+			return &sockets[i];
+	for (size_t i = 0; i < count; i++)
+		if (sockets[i].fd >= 0 && same_socket(sockets[i].fd, address))
+			return &sockets[i];
+	return NULL;
+}
+
+static int open_one(struct service *service, const char *spec, size_t place,
+                    struct manager_socket *sockets, size_t count, char *reason, size_t size)
+{
+	struct sg_bind_options bind = { 0 };
+	struct manager_socket *passed;
+	struct held *held = add(service);
+	struct sg_address address;
+	char name[SG_NAME_MAX + 1];
+	int r;
+
+	if (held == NULL)
+		return -ENOMEM;
+	r = sg_address_parse_spec(name, &address, spec, reason, size);
+	if (r < 0)
+		return r;
+	name_it(held, name, place);
+	held->own = true;
+	snprintf(held->address, sizeof(held->address), "%s", address.text);
+	passed = socket_for(sockets, count, held->name, &address);
+	if (passed != NULL) {
+		r = sg_listener_verify(passed->fd, &address, reason, size);
+		if (r < 0)
+			return r;
+		held->fd = passed->fd;
+		passed->fd = -1;
+	} else {
+		held->fd = sg_listener_bind(&address, &bind, &held->file, reason, size);
+		if (held->fd < 0)
+			return held->fd;
+		held->ours = address.kind == SG_ADDRESS_UNIX;
+	}
+	return 0;
+}
+
+/* A socket that no --listen speaks of is the service's all the same: it was passed. */
+static int adopt(struct service *service, struct manager_socket *passed, size_t place, char *reason,
+                 size_t size)
+{
+	struct held *held;
+	int r = sg_listener_is_socket(passed->fd, reason, size);
+
+	if (r < 0)
+		return r;
+	held = add(service);
+	if (held == NULL)
+		return -ENOMEM;
+	name_it(held, passed->name, place);
+	held->own = true;
+	(void)sg_listener_text(passed->fd, held->address, sizeof(held->address));
+	held->fd = passed->fd;
+	passed->fd = -1;
+	return 0;
+}
+
+int held_open(struct service *service, char *reason, size_t reason_size)
+{
+	struct manager_socket *sockets = calloc(SG_WIRE_LISTENERS, sizeof(*sockets));
+	size_t count = 0, place = 0;
+	int r = 0;
+
+	if (sockets == NULL)
+		return -ENOMEM;
+	while (count < SG_WIRE_LISTENERS && manager_take_socket(service->manager, &sockets[count]))
+		count++;
+	for (; r == 0 && place < service->config->listen_len; place++)
+		r = open_one(service, service->config->listen[place], place, sockets, count, reason,
+		             reason_size);
+	for (size_t i = 0; i < count; i++) {
+		if (r == 0 && sockets[i].fd >= 0)
+			r = adopt(service, &sockets[i], place++, reason, reason_size);
+		sg_fd_close(sockets[i].fd);
+	}
+	free(sockets);
+	for (struct held *held = service->held; r == 0 && held != NULL; held = held->next)
+		manager_store(service->manager, held->name, held->fd);
+	return r;
+}
+
+void held_close(struct service *service)
+{
+	while (service->held != NULL) {
+		if (service->held->own && service->held->fd >= 0)
+			manager_unstore(service->manager, service->held->name);
+		drop(service, service->held, true);
+	}
+}
+
+void held_offer(struct service *service, struct worker *worker)
+{
+	struct sg_message offered = { .type = SG_MESSAGE_OFFERED };
+
+	for (struct held *held = service->held; held != NULL; held = held->next) {
+		struct sg_message message = { .type = SG_MESSAGE_LISTENER,
+			                      .flags = held->ours ? SG_LISTENER_OURS : 0,
+			                      .dev = held->file.dev,
+			                      .ino = held->file.ino };
+
+		if (held->own)
+			continue;
+		snprintf(message.name, sizeof(message.name), "%s", held->name);
+		snprintf(message.text, sizeof(message.text), "%s", held->address);
+		(void)link_send(worker->link, &message, &held->fd, 1);
+		offered.count++;
+	}
+	(void)link_send(worker->link, &offered, NULL, 0);
+}
+
+/* A listener that a worker has bound itself. */
+void held_take(struct service *service, struct worker *worker, const struct sg_message *message,
+               int fd)
+{
+	struct held *held = NULL;
+
+	if (held_count(service, false) < SG_WIRE_LISTENERS)
+		held = add(service);
+	if (held == NULL) {
+		log_say("warning", NULL, "listener %s of worker %llu:%u could not be kept",
+		        message->name, (unsigned long long)worker->slot->generation->number,
+		        worker->slot->index);
+		sg_fd_close(fd);
+		return;
+	}
+	snprintf(held->name, sizeof(held->name), "%.255s", message->name);
+	snprintf(held->address, sizeof(held->address), "%.*s", SG_ADDRESS_MAX - 1, message->text);
+	held->fd = fd;
+	held->ours = message->flags & SG_LISTENER_OURS;
+	held->file = (struct sg_file_id){ message->dev, message->ino };
+	held->generation = worker->slot->generation->number;
+	held->wanted = true;
+}
+
+/* Which of the offered ones the worker asked for: one worker's wish is enough. */
+void held_wanted(struct service *service, struct worker *worker, const struct sg_message *ready)
+{
+	struct generation *generation = worker->slot->generation;
+	uint32_t place = 0;
+
+	if (generation->committed)
+		return;
+	for (struct held *held = service->held; held != NULL; held = held->next) {
+		if (held->own)
+			continue;
+		if (!generation->tells_wanted && held->generation != generation->number)
+			held->wanted = false;
+		if (place < ready->count && ready->wanted[place])
+			held->wanted = true;
+		place++;
+	}
+	generation->tells_wanted = true;
+}
+
+/* At the commit what the new generation does not want is let go, and its predecessors empty it:
+ * while somebody holds it the kernel would go on queueing clients. */
+void held_commit(struct service *service, struct generation *generation)
+{
+	struct held *next;
+
+	for (struct held *held = service->held; held != NULL; held = next) {
+		struct sg_message dropped = { .type = SG_MESSAGE_DROPPED };
+
+		next = held->next;
+		if (held->own || (generation->tells_wanted && held->wanted))
+			continue;
+		snprintf(dropped.text, sizeof(dropped.text), "%s", held->address);
+		for (struct generation *g = service->generations; g != NULL; g = g->next)
+			for (unsigned int i = 0; g != generation && i < g->slots_len; i++)
+				if (worker_lives(g->slots[i].worker) &&
+				    link_greeted(g->slots[i].worker->link))
+					(void)link_send(g->slots[i].worker->link, &dropped, NULL,
+					                0);
+		log_say("dropped", NULL, "listener %s (%s) is not wanted any more", held->name,
+		        held->address);
+		drop(service, held, true);
+	}
+}
+
+/* A generation that never served takes what it had bound with it. */
+void held_forget(struct service *service, uint64_t generation)
+{
+	struct held *next;
+
+	for (struct held *held = service->held; held != NULL; held = next) {
+		next = held->next;
+		if (!held->own && held->generation == generation)
+			drop(service, held, true);
+	}
+}

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The channel to a worker: the supervisor speaks down, as one who hands over, and is never a
+ * generation. Nonsense before the worker serves ends the worker; after that the channel is
+ * closed, which to the worker is the supervisor's death, and so it is ended as well, by a drain.
+ */
+#include "core/channel.h"
+#include "core/fd.h"
+#include "segue/log.h"
+#include "segue/supervisor.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct link {
+	struct worker *worker;
+	struct sg_channel channel;
+	uv_poll_t poll;
+	int events;
+	bool greeted;
+};
+
+static void channel_ready(uv_poll_t *poll, int status, int events);
+
+static void poll_closed(uv_handle_t *handle)
+{
+	free(handle->data);
+}
+
+static void update(struct link *link)
+{
+	int events = UV_READABLE | (link->channel.queued > 0 ? UV_WRITABLE : 0);
+
+	if (link->channel.fd < 0 || events == link->events)
+		return;
+	link->events = events;
+	(void)uv_poll_start(&link->poll, events, channel_ready);
+}
+
+int link_open(struct link **ret_link, struct worker *worker, int *ret_fd)
+{
+	struct service *service = worker->slot->generation->service;
+	struct link *link = calloc(1, sizeof(*link));
+	int fds[2], r;
+
+	if (link == NULL)
+		return -ENOMEM;
+	r = sg_channel_pair(fds);
+	if (r < 0) {
+		free(link);
+		return r;
+	}
+	link->worker = worker;
+	sg_channel_init_take(&link->channel, fds[0]);
+	r = uv_poll_init(service->loop, &link->poll, fds[0]);
+	if (r < 0) {
+		sg_channel_done(&link->channel);
+		sg_fd_close(fds[1]);
+		free(link);
+		return r;
+	}
+	link->poll.data = link;
+	update(link);
+	*ret_link = link;
+	*ret_fd = fds[1];
+	return 0;
+}
+
+static void end(struct link *link)
+{
+	if (link->channel.fd < 0)
+		return;
+	(void)uv_poll_stop(&link->poll);
+	sg_channel_done(&link->channel);
+}
+
+void link_close(struct link *link)
+{
+	if (link == NULL)
+		return;
+	end(link);
+	uv_close((uv_handle_t *)&link->poll, poll_closed);
+}
+
+bool link_greeted(const struct link *link)
+{
+	return link != NULL && link->greeted;
+}
+
+int link_send(struct link *link, const struct sg_message *message, const int *fds, size_t fds_len)
+{
+	int r;
+
+	if (link->channel.fd < 0)
+		return -EPIPE;
+	r = sg_channel_send(&link->channel, message, fds, fds_len);
+	update(link);
+	return r;
+}
+
+/* Who speaks, and as whom the worker is to begin. It may not be one who listens. */
+void link_greet(struct link *link)
+{
+	struct slot *slot = link->worker->slot;
+	struct service *service = slot->generation->service;
+	const struct config *config = service->config;
+	struct sg_message hello = { .type = SG_MESSAGE_HELLO,
+		                    .version_min = 2,
+		                    .version_max = SG_WIRE_VERSION_MAX,
+		                    .generation = slot->generation->number - 1,
+		                    .pid = (uint32_t)getpid(),
+		                    .start_ms = (uint32_t)config->start_timeout_ms };
+	struct sg_message supervise = { .type = SG_MESSAGE_SUPERVISE,
+		                        .worker = slot->index,
+		                        .workers = slot->generation->slots_len,
+		                        .flags = config->orphans == CONFIG_ORPHANS_SERVE
+		                                         ? SG_SUPERVISE_ORPHANS_SERVE
+		                                         : 0,
+		                        .drain_ms = (uint32_t)config->drain_timeout_ms };
+
+	(void)link_send(link, &hello, &service->self_pidfd, 1);
+	(void)link_send(link, &supervise, NULL, 0);
+}
+
+static void nonsense(struct link *link, const char *what)
+{
+	struct worker *worker = link->worker;
+
+	worker_failed(worker, "it sent %s on its channel", what);
+	log_say("nonsense", NULL, "worker %llu:%u (pid %ld) sent %s on its channel; it is ended",
+	        (unsigned long long)worker->slot->generation->number, worker->slot->index,
+	        (long)worker->process.pid, what);
+	end(link);
+	worker_post(worker, WORKER_EVENT_ABANDON);
+}
+
+static void greeted(struct link *link, const struct sg_message *message, int pidfd)
+{
+	struct worker *worker = link->worker;
+	pid_t pid = sg_pidfd_pid(pidfd);
+
+	sg_fd_close(pidfd);
+	if (link->greeted || (pid != -ESRCH && pid != worker->process.pid)) {
+		nonsense(link, pid == worker->process.pid
+		                       ? "a second greeting"
+		                       : "a greeting of another process (does the program fork?)");
+		return;
+	}
+	if (sg_wire_agree(message->version_min, message->version_max) < 2) {
+		worker_failed(worker,
+		              "no common protocol version: it speaks %u to %u, this supervisor 2 "
+		              "to %u",
+		              message->version_min, message->version_max, SG_WIRE_VERSION_MAX);
+		worker_post(worker, WORKER_EVENT_ABANDON);
+		return;
+	}
+	link->greeted = true;
+	worker->kind = KIND_SEGUE;
+	generation_greeted(worker);
+}
+
+static void asked(struct link *link)
+{
+	struct worker *worker = link->worker;
+	struct service *service = worker->slot->generation->service;
+	struct sg_message answer = { .type = SG_MESSAGE_ANSWER,
+		                     .outcome = 3, /* refused */
+		                     .generation = service->last_number + 1 };
+	char reason[REASON_MAX];
+
+	if (service_upgrade(service, NULL, worker->key, reason, sizeof(reason)) == 0)
+		return;
+	snprintf(answer.text, sizeof(answer.text), "%.500s", reason);
+	(void)link_send(link, &answer, NULL, 0);
+}
+
+static void message(struct link *link, struct sg_message *m, int *fds, size_t fds_len)
+{
+	struct worker *worker = link->worker;
+	struct service *service = worker->slot->generation->service;
+
+	if (!link->greeted && m->type != SG_MESSAGE_HELLO && m->type != SG_MESSAGE_FAILED) {
+		nonsense(link, "something before its greeting");
+		goto out;
+	}
+	switch (m->type) {
+	case SG_MESSAGE_HELLO:
+		greeted(link, m, fds[0]);
+		return;
+	case SG_MESSAGE_LISTENER:
+		held_take(service, worker, m, fds[0]);
+		return;
+	case SG_MESSAGE_READY:
+		held_wanted(service, worker, m);
+		worker_is_ready(worker, KIND_SEGUE);
+		break;
+	case SG_MESSAGE_FAILED:
+		worker_failed(worker, "%s", m->text);
+		break;
+	case SG_MESSAGE_PROGRESS:
+		worker->counts = true;
+		worker->connections = m->connections;
+		worker->cut = m->cut;
+		desk_draining(service, false);
+		break;
+	case SG_MESSAGE_ASK:
+		asked(link);
+		break;
+	case SG_MESSAGE_STOPS:
+		/* This worker was asked to stop, by a signal of its own. */
+		break;
+	default:
+		nonsense(link, "a message that makes no sense");
+		break;
+	}
+out:
+	for (size_t i = 0; i < fds_len; i++)
+		sg_fd_close(fds[i]);
+}
+
+/* What one message does may end the worker, and with it the channel; never the link itself,
+ * whose memory goes with the loop. */
+void link_look(struct link *link)
+{
+	static uint8_t buffer[SG_WIRE_MAX];
+	struct sg_message m;
+	int fds[SG_WIRE_FDS_MAX];
+	size_t fds_len;
+	int r;
+
+	while (link != NULL && link->channel.fd >= 0) {
+		r = sg_channel_receive(&link->channel, buffer, &m, fds, &fds_len);
+		if (r == 0)
+			return;
+		if (r == 1) {
+			message(link, &m, fds, fds_len);
+			continue;
+		}
+		if (r == -EPIPE) {
+			end(link);
+			/* A program that does not know the channel may close it; one that does
+			 * and lives on could not be told to drain. */
+			if (link->greeted)
+				worker_post(link->worker, WORKER_EVENT_ABANDON);
+			return;
+		}
+		nonsense(link, r == -EMFILE ? "descriptors for which there is no room"
+		                            : "a message that makes no sense");
+		return;
+	}
+}
+
+static void channel_ready(uv_poll_t *poll, int status, int events)
+{
+	struct link *link = poll->data;
+
+	if (status < 0)
+		events = UV_READABLE;
+	if (events & UV_WRITABLE)
+		(void)sg_channel_flush(&link->channel);
+	if (events & UV_READABLE)
+		link_look(link);
+	update(link);
+}

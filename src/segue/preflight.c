@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The preflight command: run before anything of an upgrade is started, by the workers' own user
+ * and in their environment. It has to exit 0 before its deadline.
+ */
+#include "core/fd.h"
+#include "segue/log.h"
+#include "segue/supervisor.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct preflight {
+	struct service *service;
+	struct sg_spawned process;
+	uv_poll_t poll;
+	uint64_t key;
+};
+
+static void closed(uv_handle_t *handle)
+{
+	free(handle->data);
+}
+
+/* Ends it, if it runs: its witness dies, and it with that. */
+void preflight_end(struct service *service)
+{
+	struct preflight *preflight = service->preflight;
+
+	if (preflight == NULL)
+		return;
+	service->preflight = NULL;
+	(void)sg_pidfd_signal(preflight->process.pidfd, SIGKILL);
+	relay_forget(service->relay, preflight->key);
+	uv_close((uv_handle_t *)&preflight->poll, closed);
+	/* Its death is reaped by whoever reaps orphans. */
+	sg_fd_close(preflight->process.pidfd);
+	sg_fd_close(preflight->process.exec_fd);
+}
+
+static void judge(struct service *service, int r, const struct sg_exec_error *report)
+{
+	int status = report->status;
+
+	if (r == 2 && WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+		service_post(service, SERVICE_EVENT_CHECKED);
+		return;
+	}
+	if (r == 2 && WIFEXITED(status))
+		service_failed(service, "the preflight command exited with status %d (%s)",
+		               WEXITSTATUS(status), service->config->preflight);
+	else if (r == 2)
+		service_failed(service, "the preflight command was killed by signal %d (%s)",
+		               WTERMSIG(status), service->config->preflight);
+	else
+		service_failed(service, "the preflight command could not be run: %s",
+		               strerror(r < 0 ? -r : ECHILD));
+	service_post(service, SERVICE_EVENT_FAILED);
+}
+
+static void ended(uv_poll_t *poll, int status, int events)
+{
+	struct preflight *preflight = poll->data;
+	struct service *service = preflight->service;
+	struct sg_exec_error report = { 0 };
+	int r = sg_spawn_result(preflight->process.exec_fd, &report);
+
+	(void)status;
+	(void)events;
+	if (r == 0)
+		return;
+	preflight_end(service);
+	judge(service, r, &report);
+	service_look_whether_empty(service);
+}
+
+static int start(struct service *service, struct preflight *preflight)
+{
+	char *argv[] = { (char *)"sh", (char *)"-c", service->config->preflight, NULL };
+	char name[100], generation[50];
+	const char *set[] = { name, generation, NULL };
+	int output[2] = { -1, -1 };
+	struct sg_spawn spawn = { .origin = &service->origin,
+		                  .argv = argv,
+		                  .program = "/bin/sh",
+		                  .inherit_fd = -1,
+		                  .identity = service->as,
+		                  .directory = service->config->directory,
+		                  .witness = true,
+		                  .set = set };
+	int r = relay_worker(service->relay, preflight->key, "preflight", output);
+	struct sg_spawn_fd fds[] = { { service->null_fd, 0 }, { output[0], 1 }, { output[1], 2 } };
+
+	if (r < 0)
+		return r;
+	snprintf(name, sizeof(name), "SEGUE_NAME=%s", service->config->name);
+	snprintf(generation, sizeof(generation), "SEGUE_GENERATION=%llu",
+	         (unsigned long long)service->upgrade.generation);
+	spawn.fds = fds;
+	spawn.fds_len = output[0] >= 0 ? 3 : 1;
+	r = sg_spawn(&preflight->process, &spawn);
+	sg_fd_close(output[0]);
+	sg_fd_close(output[1]);
+	if (r < 0)
+		relay_forget(service->relay, preflight->key);
+	return r;
+}
+
+/* -errno with the reason noted where it could not be started. */
+int preflight_start(struct service *service)
+{
+	struct preflight *preflight = calloc(1, sizeof(*preflight));
+	int r = -ENOMEM;
+
+	if (preflight != NULL) {
+		preflight->service = service;
+		preflight->key = ++service->last_key;
+		r = start(service, preflight);
+	}
+	if (r < 0) {
+		service_failed(service, "the preflight command could not be started: %s",
+		               strerror(-r));
+		free(preflight);
+		return r;
+	}
+	(void)uv_poll_init(service->loop, &preflight->poll, preflight->process.exec_fd);
+	preflight->poll.data = preflight;
+	(void)uv_poll_start(&preflight->poll, UV_READABLE | UV_DISCONNECT, ended);
+	service->preflight = preflight;
+	return 0;
+}

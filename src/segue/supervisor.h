@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The supervisor, seen from inside: a service has generations, a generation has slots (one a
+ * worker), a slot has the worker that runs there and, while that one is replaced, a second.
+ *
+ * Three writers of state: worker.c of a worker's, service.c of the service's, generation.c of
+ * what lies between (slots: when to start a worker again). Everything else asks them. All of
+ * it runs in one thread, on one libuv loop.
+ */
+#ifndef SEGUE_COMMAND_SUPERVISOR_H
+#define SEGUE_COMMAND_SUPERVISOR_H
+
+#include "core/address.h"
+#include "core/listener.h"
+#include "core/pidfile.h"
+#include "core/spawn.h"
+#include "core/wire.h"
+#include "segue/config.h"
+#include "segue/control.h"
+#include "segue/inbox.h"
+#include "segue/manager.h"
+#include "segue/program.h"
+#include "segue/ready.h"
+#include "segue/relay.h"
+#include "segue/table.h"
+
+#include <time.h>
+#include <uv.h>
+
+#define REASON_MAX 768
+
+struct service;
+struct generation;
+struct slot;
+struct link;
+
+/* How a worker talks to the supervisor. */
+enum worker_kind {
+	KIND_OTHER,  /* not at all: a probe says that it is ready */
+	KIND_NOTIFY, /* by READY=1 */
+	KIND_SEGUE,  /* by its channel */
+};
+
+/* One process. Ends GONE, and is freed when generation.c has heard of it. */
+struct worker {
+	struct slot *slot;
+	uint64_t key; /* of its output, never used twice */
+	enum worker_state state;
+	int64_t began_ms, since_ms, deadline_ms; /* deadline -1: none */
+	time_t since;
+	enum worker_kind kind;
+	bool replaces;   /* a worker that serves, at the operator's word */
+	bool asked_away; /* its end was asked for: no crash */
+	bool was_ready;
+
+	struct sg_spawned process; /* pid 0: none */
+	uv_poll_t pidfd_poll, exec_poll;
+	uv_timer_t timer;
+	unsigned int handles; /* of the three, those that are not closed yet */
+	bool runs;            /* has executed its program */
+	bool dead;
+	int status; /* as of waitpid(); -1: not known */
+
+	struct link *link;
+	struct ready *ready;
+	struct program program;
+
+	bool counts; /* has told how many connections it has */
+	uint64_t connections, cut;
+	char text[256];          /* its STATUS= */
+	char reason[REASON_MAX]; /* why it failed; the first reason stands */
+};
+
+/* The place of one worker in its generation. */
+struct slot {
+	struct generation *generation;
+	unsigned int index;
+	struct worker *worker;      /* NULL: none */
+	struct worker *replacement; /* starts, to take over from the worker */
+	struct worker *leaving;     /* was replaced, drains */
+	unsigned int restarts;      /* for ever */
+	unsigned int row;           /* in a row */
+	uv_timer_t *timer;          /* runs: a restart waits; NULL: none does */
+	int64_t restart_ms;         /* when */
+	struct program last;        /* what ran here last */
+	char last_exit[128];        /* how it ended; "": never did */
+	bool ended;                 /* not to be started again */
+	bool limit;                 /* because it crashed too often */
+};
+
+struct generation {
+	struct generation *next; /* younger */
+	struct service *service;
+	uint64_t number;
+	bool committed; /* has served */
+	bool retired;   /* another one serves */
+	bool failed;    /* is being ended */
+	char **argv;
+	struct slot *slots;
+	unsigned int slots_len;
+	int64_t since_ms;
+	time_t since;
+	bool tells_wanted;               /* a worker that speaks to its channel has said READY */
+	uint64_t cut;                    /* of workers that are gone */
+	uint64_t drained_from;           /* connections when the drain began */
+	char output[RELAY_TAIL_MAX + 1]; /* the last lines of the worker that failed */
+};
+
+/* A listener that the supervisor holds. */
+struct held {
+	struct held *next;
+	char name[SG_NAME_MAX + 1];
+	char address[SG_ADDRESS_MAX]; /* as configured */
+	int fd;
+	bool own;    /* by --listen or from the service manager: passed by LISTEN_FDS, for ever */
+	bool ours;   /* the unix path was made by this service */
+	bool wanted; /* by the generation that starts */
+	uint64_t generation; /* that bound it; 0: own */
+	struct sg_file_id file;
+};
+
+/* A client that waits for an end. */
+struct waiter {
+	struct waiter *next;
+	struct control_client *client;
+	enum { WAITS_FOR_UPGRADE, WAITS_FOR_STOP, WAITS_FOR_WORKER } kind;
+	uint64_t generation, predecessor;
+	unsigned int worker;
+	int64_t began_ms;
+};
+
+/* The upgrade that runs, or ran last. */
+struct upgrade {
+	uint64_t generation, predecessor;
+	int64_t began_ms, ended_ms;
+	time_t ended;
+	bool running; /* until the commit or the report */
+	char **argv;
+	uint64_t asker;      /* the key of the worker that asked; 0: none did */
+	const char *outcome; /* NULL: none yet */
+	char reason[REASON_MAX];
+};
+
+struct service {
+	const struct config *config;
+	uv_loop_t *loop;
+	enum service_state state;
+	int64_t began_ms, since_ms;
+	time_t since;
+	uv_timer_t timer;
+	enum service_event pending[16];
+	size_t pending_len;
+	bool machine_runs;
+
+	struct sg_origin origin;          /* of every worker: the environment is clean */
+	struct sg_identity identity, *as; /* NULL: the supervisor's own */
+	gid_t groups[64];
+
+	struct generation *generations; /* the oldest first */
+	struct generation *serving, *starting;
+	uint64_t last_number, last_key;
+	unsigned int restarts;
+	struct held *held;
+
+	struct upgrade upgrade;
+	struct preflight *preflight;
+	struct waiter *waiters;
+
+	struct manager *manager;
+	struct inbox *inbox;
+	char inbox_path[108];
+	char control_path[108];
+	struct relay *relay;
+	struct control *control;
+	struct sg_pidfile pidfile;
+	bool pidfile_held;
+	int null_fd, self_pidfd;
+	int exit_code;
+	bool stop_asked;
+	int64_t drain_told_ms;
+	uv_timer_t beat; /* "draining" to those who wait, ten times a second at most */
+};
+
+/* worker.c */
+int worker_start(struct slot *slot, const struct program *program, struct worker **ret_worker,
+                 char reason[static REASON_MAX]);
+void worker_post(struct worker *worker, enum worker_event event);
+void worker_failed(struct worker *worker, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+void worker_is_ready(struct worker *worker, enum worker_kind kind);
+bool worker_lives(const struct worker *worker);
+void worker_free(struct worker *worker);
+/* A signal to the process itself; -errno. */
+int worker_signal(struct worker *worker, int signal);
+/* Is the process the worker's own or one that it started? */
+bool worker_owns(const struct worker *worker, pid_t pid);
+bool worker_catches(const struct worker *worker, int signal);
+
+/* link.c: the channel to a worker that uses libsegue */
+int link_open(struct link **ret_link, struct worker *worker, int *ret_fd);
+void link_close(struct link *link);
+/* Reads what is there: before a death or a deadline counts. */
+void link_look(struct link *link);
+bool link_greeted(const struct link *link);
+void link_greet(struct link *link);
+int link_send(struct link *link, const struct sg_message *message, const int *fds, size_t fds_len);
+
+/* generation.c */
+int generation_new(struct generation **ret_generation, struct service *service, char **argv);
+int generation_start(struct generation *generation);
+void generation_free(struct generation *generation);
+void generation_greeted(struct worker *worker);
+void generation_worker_ready(struct worker *worker);
+void generation_worker_gone(struct worker *worker);
+void generation_commit(struct generation *generation);
+void generation_retire(struct generation *generation);
+void generation_abandon(struct generation *generation);
+bool generation_resumable(const struct generation *generation);
+void generation_resume(struct generation *generation);
+void generation_post(struct generation *generation, enum worker_event event);
+void generation_stop(struct generation *generation, enum worker_event event);
+/* Is a process left, or to be started? */
+bool generation_goes_on(const struct generation *generation);
+int generation_replace(struct generation *generation, unsigned int index, char *reason,
+                       size_t reason_size);
+unsigned int generation_alive(const struct generation *generation);
+bool generation_connections(const struct generation *generation, uint64_t *ret_connections,
+                            uint64_t *ret_cut);
+struct worker *generation_worker_of(struct service *service, pid_t pid);
+
+/* held.c */
+int held_open(struct service *service, char *reason, size_t reason_size);
+void held_close(struct service *service);
+size_t held_count(const struct service *service, bool own);
+void held_offer(struct service *service, struct worker *worker);
+void held_take(struct service *service, struct worker *worker, const struct sg_message *message,
+               int fd);
+void held_wanted(struct service *service, struct worker *worker, const struct sg_message *ready);
+void held_commit(struct service *service, struct generation *generation);
+void held_forget(struct service *service, uint64_t generation);
+
+/* environment.c */
+int environment_take(struct service *service);
+int environment_identity(struct service *service, char *reason, size_t reason_size);
+
+/* service.c */
+void service_post(struct service *service, enum service_event event);
+void service_failed(struct service *service, const char *format, ...)
+	__attribute__((format(printf, 2, 3)));
+/* An upgrade is asked for: 0 when it has begun, or -EBUSY with the exact answer. */
+int service_upgrade(struct service *service, char **argv, uint64_t asker, char *reason,
+                    size_t reason_size);
+void service_generation_gone(struct service *service, struct generation *generation);
+void service_look_whether_empty(struct service *service);
+/* How a worker that served ended, at the stop or for good: the exit code of 'segue run'. */
+void service_note_exit(struct service *service, int status);
+int64_t service_deadline_left(const struct service *service);
+
+/* preflight.c: the command that is run before an upgrade */
+int preflight_start(struct service *service);
+void preflight_end(struct service *service);
+
+/* desk.c: what clients ask for and are told */
+extern const struct control_verbs desk_verbs;
+void desk_event(struct service *service, const char *event, const struct generation *generation,
+                const struct worker *worker, const char *text);
+void desk_draining(struct service *service, bool at_once);
+void desk_upgrade_ended(struct service *service, enum control_exit code, const char *outcome,
+                        const char *message);
+void desk_generation_gone(struct service *service, const struct generation *generation);
+void desk_worker_replaced(struct service *service, const struct worker *worker, bool well,
+                          const char *message);
+void desk_leave(struct service *service);
+
+#endif

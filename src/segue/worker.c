@@ -1,0 +1,667 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One process: its start, what it says, and its end. The one writer of a worker's state.
+ *
+ * Its death is known by its pidfd, and counts only after what it had still said has been read.
+ * Nothing here decides whether it is started again: that is its slot's (generation.c).
+ */
+#include "core/fd.h"
+#include "core/notify.h"
+#include "segue/log.h"
+#include "segue/supervisor.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define REAP_MS   10000
+#define MARGIN_MS 3000 /* a worker that keeps deadlines itself cuts first, and tells how much */
+
+static struct service *service_of(const struct worker *worker)
+{
+	return worker->slot->generation->service;
+}
+
+static const struct config *config_of(const struct worker *worker)
+{
+	return service_of(worker)->config;
+}
+
+bool worker_lives(const struct worker *worker)
+{
+	return worker != NULL && worker->state != WORKER_GONE;
+}
+
+bool worker_owns(const struct worker *worker, pid_t pid)
+{
+	/* Each worker leads a session of its own. */
+	return worker_lives(worker) && worker->process.pid > 0 &&
+	       (pid == worker->process.pid || getsid(pid) == worker->process.pid);
+}
+
+int worker_signal(struct worker *worker, int signal)
+{
+	if (worker->process.pid == 0 || worker->dead)
+		return -ESRCH;
+	return sg_pidfd_signal(worker->process.pidfd, signal);
+}
+
+bool worker_catches(const struct worker *worker, int signal)
+{
+	char path[64], text[2048];
+	const char *line;
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%ld/status", (long)worker->process.pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	n = read(fd, text, sizeof(text) - 1);
+	sg_fd_close(fd);
+	text[n > 0 ? n : 0] = '\0';
+	line = strstr(text, "\nSigCgt:\t");
+	return line != NULL && (strtoull(line + 9, NULL, 16) >> (signal - 1) & 1);
+}
+
+void worker_failed(struct worker *worker, const char *format, ...)
+{
+	va_list args;
+
+	if (worker->reason[0] != '\0')
+		return;
+	va_start(args, format);
+	vsnprintf(worker->reason, sizeof(worker->reason), format, args);
+	va_end(args);
+}
+
+/* State, deadline and timer. */
+
+static int64_t limit_of(const struct worker *worker, enum worker_state state)
+{
+	const struct config *config = config_of(worker);
+	const char *limit = table_worker_limit(state);
+
+	if (strcmp(limit, "start") == 0)
+		return config->start_timeout_ms;
+	if (strcmp(limit, "drain") == 0)
+		return config->drain_timeout_ms < 0 ? -1
+		       : worker->kind == KIND_SEGUE ? config->drain_timeout_ms + MARGIN_MS
+		                                    : config->drain_timeout_ms;
+	if (strcmp(limit, "kill") == 0)
+		return config->kill_timeout_ms;
+	return strcmp(limit, "reap") == 0 ? REAP_MS : -1;
+}
+
+static void deadline_passed(uv_timer_t *timer)
+{
+	struct worker *worker = timer->data;
+
+	link_look(worker->link);
+	if (service_of(worker)->inbox != NULL)
+		inbox_look(service_of(worker)->inbox);
+	/* What was read may have changed the state, and with it the deadline. */
+	if (worker->deadline_ms < 0 || sg_now_ms() < worker->deadline_ms)
+		return;
+	worker->deadline_ms = -1;
+	worker_post(worker, WORKER_EVENT_DEADLINE);
+}
+
+static void arm(struct worker *worker, int64_t limit)
+{
+	int64_t now = sg_now_ms();
+
+	(void)uv_timer_stop(&worker->timer);
+	worker->deadline_ms = limit < 0 ? -1 : now + limit;
+	uv_update_time(service_of(worker)->loop);
+	if (limit >= 0)
+		(void)uv_timer_start(&worker->timer, deadline_passed, (uint64_t)limit + 1, 0);
+}
+
+static json_t *fields_of(const struct worker *worker)
+{
+	return json_pack("{sIsIsI}", "generation", (json_int_t)worker->slot->generation->number,
+	                 "worker", (json_int_t)worker->slot->index, "pid",
+	                 (json_int_t)worker->process.pid);
+}
+
+static void enter(struct worker *worker, enum worker_event event, enum worker_state next)
+{
+	/* READY is limited by what is left of the start. */
+	bool goes_on =
+		next == WORKER_READY || (next == worker->state && event != WORKER_EVENT_DEADLINE);
+	int64_t now = sg_now_ms(), took = now - worker->since_ms;
+	enum worker_state from = worker->state;
+	json_t *fields = fields_of(worker);
+
+	if (!goes_on)
+		arm(worker, limit_of(worker, next));
+	if (next == from)
+		goto out;
+	worker->state = next;
+	worker->since_ms = now;
+	worker->since = time(NULL);
+	json_object_update_new(
+		fields, json_pack("{sssssssI}", "from", table_worker_state_text(from), "to",
+	                          table_worker_state_text(next), "reason",
+	                          table_worker_event_text(event), "took_ms", (json_int_t)took));
+	log_say("worker", fields, "worker %llu:%u (pid %ld) %s -> %s: %s after %lld ms",
+	        (unsigned long long)worker->slot->generation->number, worker->slot->index,
+	        (long)worker->process.pid, table_worker_state_text(from),
+	        table_worker_state_text(next), table_worker_event_text(event), (long long)took);
+	return;
+out:
+	json_decref(fields);
+}
+
+/* Actions. */
+
+static bool speaks(const struct worker *worker)
+{
+	return link_greeted(worker->link);
+}
+
+static void tell(struct worker *worker, const struct sg_message *message)
+{
+	(void)link_send(worker->link, message, NULL, 0);
+}
+
+static void stop_signal(struct worker *worker)
+{
+	int r = worker_signal(worker, config_of(worker)->stop_signal);
+
+	if (r < 0 && r != -ESRCH)
+		log_say("warning", fields_of(worker),
+		        "worker %llu:%u (pid %ld) cannot be signalled: %s",
+		        (unsigned long long)worker->slot->generation->number, worker->slot->index,
+		        (long)worker->process.pid, strerror(-r));
+}
+
+/* All of it: a wrapper must not leave behind what it started. */
+static void kill_group(struct worker *worker)
+{
+	(void)worker_signal(worker, SIGKILL);
+	/* The group is its own while the pid is: the process has not been reaped. */
+	if (worker->process.pid > 0 && getpgid(worker->process.pid) == worker->process.pid)
+		(void)kill(-worker->process.pid, SIGKILL);
+}
+
+static void retire(struct worker *worker)
+{
+	struct sg_message message = { .type = SG_MESSAGE_RETIRE,
+		                      .drain_ms = (uint32_t)config_of(worker)->drain_timeout_ms };
+
+	worker->asked_away = true;
+	if (speaks(worker))
+		tell(worker, &message);
+	else
+		stop_signal(worker);
+}
+
+static void stop(struct worker *worker)
+{
+	struct sg_message message = { .type = SG_MESSAGE_STOP,
+		                      .drain_ms = (uint32_t)config_of(worker)->drain_timeout_ms };
+
+	worker->asked_away = true;
+	if (speaks(worker))
+		tell(worker, &message);
+	else
+		stop_signal(worker);
+}
+
+static void cut(struct worker *worker)
+{
+	struct sg_message message = { .type = SG_MESSAGE_CUT };
+
+	if (speaks(worker)) {
+		/* One that serves is stopped first: there is no drain to cut. */
+		struct sg_message now = { .type = SG_MESSAGE_STOP, .now = 1 };
+
+		tell(worker, worker->asked_away ? &message : &now);
+	} else {
+		stop_signal(worker);
+	}
+	worker->asked_away = true;
+}
+
+/* One that speaks to its channel has accepted nothing and is none to wait for. */
+static void abandon(struct worker *worker, enum worker_event event)
+{
+	worker->asked_away = true;
+	ready_end(worker->ready);
+	worker->ready = NULL;
+	if (event == WORKER_EVENT_DEADLINE)
+		worker_failed(worker,
+		              worker->kind == KIND_OTHER &&
+		                              config_of(worker)->ready == CONFIG_READY_AUTO
+		                      ? "it was not ready within %lld ms: it neither spoke to its "
+		                        "channel nor sent READY=1 (see --ready and --start-timeout)"
+		                      : "it was not ready within %lld ms (see --start-timeout)",
+		              (long long)config_of(worker)->start_timeout_ms);
+	if (speaks(worker))
+		kill_group(worker);
+	else
+		stop_signal(worker);
+}
+
+static void describe_end(struct worker *worker)
+{
+	const char *when = worker->was_ready ? "" : " before it was ready";
+	int status = worker->status;
+
+	if (status < 0)
+		worker_failed(worker, "it ended%s", when);
+	else if (WIFEXITED(status))
+		worker_failed(worker, "it exited with status %d%s", WEXITSTATUS(status), when);
+	else
+		worker_failed(worker, "it was killed by signal %d (%s)%s", WTERMSIG(status),
+		              strsignal(WTERMSIG(status)), when);
+}
+
+static void act(struct worker *worker, enum worker_action action, enum worker_event event)
+{
+	struct sg_message commit = { .type = SG_MESSAGE_COMMIT };
+	struct sg_message resume = { .type = SG_MESSAGE_RESUME };
+
+	switch (action) {
+	case WORKER_ACTION_NOTE_READY:
+		worker->was_ready = true;
+		generation_worker_ready(worker);
+		break;
+	case WORKER_ACTION_COMMIT:
+		if (speaks(worker))
+			tell(worker, &commit);
+		break;
+	case WORKER_ACTION_RETIRE:
+		retire(worker);
+		break;
+	case WORKER_ACTION_RESUME:
+		worker->asked_away = false;
+		tell(worker, &resume);
+		break;
+	case WORKER_ACTION_STOP:
+		stop(worker);
+		break;
+	case WORKER_ACTION_ABANDON:
+		abandon(worker, event);
+		break;
+	case WORKER_ACTION_CUT:
+		cut(worker);
+		break;
+	case WORKER_ACTION_KILL:
+		worker->asked_away = true;
+		kill_group(worker);
+		break;
+	case WORKER_ACTION_COMPLAIN:
+		log_say("warning", fields_of(worker),
+		        "worker %llu:%u (pid %ld) was killed and is not dead: the kernel still "
+		        "holds it",
+		        (unsigned long long)worker->slot->generation->number, worker->slot->index,
+		        (long)worker->process.pid);
+		break;
+	case WORKER_ACTION_REPORT:
+		describe_end(worker);
+		generation_worker_gone(worker);
+		break;
+	case WORKER_ACTION_NOTE:
+	case WORKER_ACTION_IGNORE:
+	case WORKER_ACTION_COUNT:
+		break;
+	}
+}
+
+void worker_post(struct worker *worker, enum worker_event event)
+{
+	struct worker_step step = table_worker(worker->state, event);
+
+	if (step.action == WORKER_ACTION_IGNORE)
+		return;
+	enter(worker, event, step.next);
+	act(worker, step.action, event);
+}
+
+/* What happens to it. */
+
+void worker_is_ready(struct worker *worker, enum worker_kind kind)
+{
+	enum config_ready mode = config_of(worker)->ready;
+
+	if (worker->state != WORKER_STARTING)
+		return;
+	/* A word that was not agreed on is not waited for, and does not count. */
+	if ((kind == KIND_SEGUE && mode != CONFIG_READY_AUTO && mode != CONFIG_READY_SEGUE) ||
+	    (kind == KIND_NOTIFY && mode != CONFIG_READY_AUTO && mode != CONFIG_READY_NOTIFY))
+		return;
+	/* One that speaks to its channel says it there. */
+	if (kind == KIND_NOTIFY && speaks(worker))
+		return;
+	if (kind == KIND_NOTIFY)
+		worker->kind = KIND_NOTIFY;
+	ready_end(worker->ready);
+	worker->ready = NULL;
+	worker_post(worker, WORKER_EVENT_READY);
+}
+
+static void probed(void *ctx, int error, const char *reason)
+{
+	struct worker *worker = ctx;
+
+	if (error == 0) {
+		worker_post(worker, WORKER_EVENT_READY);
+		return;
+	}
+	worker_failed(worker, "%s", reason);
+	worker_post(worker, WORKER_EVENT_ABANDON);
+}
+
+static void begin_probe(struct worker *worker)
+{
+	char generation[40], index[32], pid[32], name[100];
+	const char *env[] = { generation, index, pid, name, NULL };
+	struct ready_target target = { .generation = worker->slot->generation->number,
+		                       .worker = worker->slot->index,
+		                       .pid = worker->process.pid,
+		                       .env = env };
+	int r;
+
+	if (worker->ready == NULL)
+		return;
+	snprintf(name, sizeof(name), "SEGUE_NAME=%s", config_of(worker)->name);
+	snprintf(generation, sizeof(generation), "SEGUE_GENERATION=%llu",
+	         (unsigned long long)target.generation);
+	snprintf(index, sizeof(index), "SEGUE_WORKER=%u", target.worker);
+	snprintf(pid, sizeof(pid), "SEGUE_PID=%ld", (long)target.pid);
+	r = ready_begin(worker->ready, &target, probed, worker);
+	if (r < 0)
+		probed(worker, r, strerror(-r));
+}
+
+static void exec_look(struct worker *worker)
+{
+	struct sg_exec_error error;
+	int r;
+
+	if (worker->process.exec_fd < 0)
+		return;
+	r = sg_spawn_result(worker->process.exec_fd, &error);
+	if (r == 0)
+		return;
+	(void)uv_poll_stop(&worker->exec_poll);
+	worker->process.exec_fd = sg_fd_close(worker->process.exec_fd);
+	if (r < 0) {
+		worker_failed(worker, "%s could not be executed: %s", error.path, strerror(-r));
+		return; /* its death follows */
+	}
+	worker->runs = true;
+	(void)program_of(&worker->program, worker->process.pid, worker->slot->generation->argv[0]);
+	desk_event(service_of(worker), "started", worker->slot->generation, worker, NULL);
+	begin_probe(worker);
+}
+
+static void exec_ready(uv_poll_t *poll, int status, int events)
+{
+	(void)status;
+	(void)events;
+	exec_look(poll->data);
+}
+
+static void process_ready(uv_poll_t *poll, int status, int events)
+{
+	struct worker *worker = poll->data;
+
+	(void)status;
+	(void)events;
+	if (worker->dead || sg_pidfd_dead(worker->process.pidfd) != 1)
+		return;
+	(void)uv_poll_stop(&worker->pidfd_poll);
+	/* What it wrote before it died is the better reason. */
+	exec_look(worker);
+	link_look(worker->link);
+	if (service_of(worker)->inbox != NULL)
+		inbox_look(service_of(worker)->inbox);
+	/* What it had started goes with it; its pid names them until it is reaped. */
+	if (getpgid(worker->process.pid) == worker->process.pid)
+		(void)kill(-worker->process.pid, SIGKILL);
+	(void)sg_pidfd_reap(worker->process.pidfd, &worker->status);
+	worker->dead = true;
+	worker_post(worker, WORKER_EVENT_EXIT);
+}
+
+static void handle_closed(uv_handle_t *handle)
+{
+	struct worker *worker = handle->data;
+
+	if (--worker->handles == 0)
+		free(worker);
+}
+
+void worker_free(struct worker *worker)
+{
+	if (worker == NULL)
+		return;
+	ready_end(worker->ready);
+	link_close(worker->link);
+	worker->link = NULL;
+	program_done(&worker->program);
+	uv_close((uv_handle_t *)&worker->pidfd_poll, handle_closed);
+	uv_close((uv_handle_t *)&worker->exec_poll, handle_closed);
+	uv_close((uv_handle_t *)&worker->timer, handle_closed);
+	sg_fd_close(worker->process.pidfd);
+	sg_fd_close(worker->process.exec_fd);
+}
+
+/* Start. */
+
+/* What the worker inherits, until it has been started. */
+struct passed {
+	struct sg_spawn_fd fds[SG_WIRE_LISTENERS + 8];
+	size_t fds_len;
+	int output[2], channel, ready;
+	char names[SG_WIRE_LISTENERS * (SG_NAME_MAX + 1) + 32];
+	size_t listeners;
+};
+
+static void pass(struct passed *passed, int fd, int number)
+{
+	if (fd >= 0)
+		passed->fds[passed->fds_len++] = (struct sg_spawn_fd){ fd, number };
+}
+
+static void pass_listeners(struct service *service, struct passed *passed)
+{
+	char *at = passed->names + sprintf(passed->names, "LISTEN_FDNAMES=");
+
+	for (struct held *held = service->held; held != NULL; held = held->next) {
+		if (!held->own)
+			continue;
+		pass(passed, held->fd, 3 + (int)passed->listeners);
+		at += sprintf(at, "%s%s", passed->listeners > 0 ? ":" : "", held->name);
+		passed->listeners++;
+	}
+}
+
+static void passed_done(struct passed *passed)
+{
+	sg_fd_close(passed->output[0]);
+	sg_fd_close(passed->output[1]);
+	sg_fd_close(passed->channel);
+	sg_fd_close(passed->ready);
+}
+
+/* Everything that it is given, or a sentence why it cannot be started. */
+static int prepare(struct worker *worker, struct passed *passed)
+{
+	struct service *service = service_of(worker);
+	struct generation *generation = worker->slot->generation;
+	char tag[48], reason[REASON_MAX] = "";
+	int r;
+
+	passed->output[0] = passed->output[1] = passed->channel = passed->ready = -1;
+	passed->fds_len = passed->listeners = 0;
+	snprintf(tag, sizeof(tag), "%llu:%u", (unsigned long long)generation->number,
+	         worker->slot->index);
+	r = relay_worker(service->relay, worker->key, tag, passed->output);
+	if (r < 0) {
+		worker_failed(worker, "its output could not be set up: %s", strerror(-r));
+		return r;
+	}
+	r = link_open(&worker->link, worker, &passed->channel);
+	if (r < 0) {
+		worker_failed(worker, "no channel could be made: %s", strerror(-r));
+		return r;
+	}
+	r = ready_prepare(&worker->ready, service->loop, service->config, generation->number,
+	                  worker->slot->index, &passed->ready, reason, sizeof(reason));
+	if (r < 0) {
+		worker_failed(worker, "%s", reason[0] != '\0' ? reason : strerror(-r));
+		return r;
+	}
+	pass(passed, service->null_fd, 0);
+	pass(passed, passed->output[0], 1);
+	pass(passed, passed->output[1], 2);
+	pass_listeners(service, passed);
+	return 0;
+}
+
+/* A number for the channel that nothing else has. */
+static int channel_number(const struct worker *worker, const struct passed *passed)
+{
+	int number = 3 + (int)passed->listeners;
+
+	return passed->ready >= 0 && config_of(worker)->ready_fd == number ? number + 1 : number;
+}
+
+static int spawn(struct worker *worker, struct passed *passed, const struct program *program)
+{
+	struct service *service = service_of(worker);
+	struct generation *generation = worker->slot->generation;
+	char number[40], index[32], channel[40], listeners[40], notify[140], name[100];
+	const char *set[10] = { name, number, index, channel };
+	size_t count = 4;
+	int channel_fd = channel_number(worker, passed);
+	struct sg_spawn spawn = { .origin = &service->origin,
+		                  .argv = generation->argv,
+		                  .program = generation->argv[0],
+		                  .program_fd =
+		                          program != NULL && program->fd >= 0 ? &program->fd : NULL,
+		                  .fds = passed->fds,
+		                  .inherit_fd = -1,
+		                  .identity = service->as,
+		                  .directory = service->config->directory,
+		                  .own_session = true,
+		                  .death_signal = service->config->orphans == CONFIG_ORPHANS_DRAIN
+		                                          ? service->config->stop_signal
+		                                          : 0,
+		                  .set = set };
+
+	snprintf(name, sizeof(name), "SEGUE_NAME=%s", service->config->name);
+	snprintf(number, sizeof(number), "SEGUE_GENERATION=%llu",
+	         (unsigned long long)generation->number);
+	snprintf(index, sizeof(index), "SEGUE_WORKER=%u", worker->slot->index);
+	snprintf(channel, sizeof(channel), "SEGUE_CHANNEL=%d", channel_fd);
+	pass(passed, passed->channel, channel_fd);
+	pass(passed, passed->ready, service->config->ready_fd);
+	if (service->inbox != NULL) {
+		snprintf(notify, sizeof(notify), "NOTIFY_SOCKET=%s", service->inbox_path);
+		set[count++] = notify;
+	}
+	if (passed->listeners > 0) {
+		snprintf(listeners, sizeof(listeners), "LISTEN_FDS=%zu", passed->listeners);
+		set[count++] = listeners;
+		set[count++] = "LISTEN_PID=@pid";
+		set[count++] = passed->names;
+	}
+	set[count] = NULL;
+	spawn.fds_len = passed->fds_len;
+	return sg_spawn(&worker->process, &spawn);
+}
+
+static int watch(struct worker *worker)
+{
+	struct service *service = service_of(worker);
+	int r = uv_poll_init(service->loop, &worker->pidfd_poll, worker->process.pidfd);
+
+	if (r == 0)
+		r = uv_poll_init(service->loop, &worker->exec_poll, worker->process.exec_fd);
+	if (r == 0)
+		r = uv_timer_init(service->loop, &worker->timer);
+	worker->pidfd_poll.data = worker->exec_poll.data = worker->timer.data = worker;
+	worker->handles = 3;
+	if (r == 0)
+		r = uv_poll_start(&worker->pidfd_poll, UV_READABLE, process_ready);
+	if (r == 0)
+		r = uv_poll_start(&worker->exec_poll, UV_READABLE | UV_DISCONNECT, exec_ready);
+	return r;
+}
+
+static void free_unstarted(struct worker *worker)
+{
+	struct service *service = service_of(worker);
+
+	ready_end(worker->ready);
+	link_close(worker->link);
+	relay_forget(service->relay, worker->key);
+	free(worker);
+}
+
+/*
+ * Starts a process in a slot. program: what to execute in place of what lies at the path now;
+ * NULL: that. Where none could be started the reason is a clause, and the slot decides.
+ */
+int worker_start(struct slot *slot, const struct program *program, struct worker **ret_worker,
+                 char reason[static REASON_MAX])
+{
+	struct service *service = slot->generation->service;
+	struct worker *worker = calloc(1, sizeof(*worker));
+	struct passed *passed = malloc(sizeof(*passed));
+	int r = -ENOMEM;
+
+	snprintf(reason, REASON_MAX, "no memory");
+	if (worker == NULL || passed == NULL)
+		goto fail;
+	worker->slot = slot;
+	worker->key = ++service->last_key;
+	worker->program.fd = -1;
+	worker->status = -1;
+	worker->process = (struct sg_spawned){ .pidfd = -1, .exec_fd = -1 };
+	r = prepare(worker, passed);
+	if (r == 0) {
+		r = spawn(worker, passed, program);
+		if (r < 0)
+			worker_failed(worker, "no process could be made: %s%s", strerror(-r),
+			              r == -EAGAIN ? " (a limit of the user's or the cgroup's "
+			                             "processes: RLIMIT_NPROC, pids.max)"
+			                           : "");
+	}
+	passed_done(passed);
+	if (r < 0) {
+		snprintf(reason, REASON_MAX, "%s", worker->reason);
+		free_unstarted(worker);
+		worker = NULL;
+		goto fail;
+	}
+	r = watch(worker);
+	relay_pid(service->relay, worker->key, worker->process.pid);
+	worker->state = WORKER_STARTING;
+	worker->began_ms = worker->since_ms = sg_now_ms();
+	worker->since = time(NULL);
+	arm(worker, limit_of(worker, WORKER_STARTING));
+	log_say("started", fields_of(worker), "worker %llu:%u (pid %ld) starts: %s",
+	        (unsigned long long)slot->generation->number, slot->index,
+	        (long)worker->process.pid, slot->generation->argv[0]);
+	link_greet(worker->link);
+	*ret_worker = worker;
+	free(passed);
+	return 0;
+fail:
+	free(worker);
+	free(passed);
+	return r;
+}
