@@ -5,7 +5,12 @@
  *
  * A probe of an address must not be answered by the predecessor: it is asked before the
  * worker is started, and where something answers already the upgrade is refused by name. In the
- * argument "{generation}", "{worker}" and "{pid}" are replaced.
+ * argument "{generation}", "{worker}" and "{pid}" are replaced; an address with "{pid}" is the
+ * worker's own without a look.
+ *
+ * Besides http://HOST:PORT/PATH and tcp://HOST:PORT: http://unix:/PATH:/PATH and unix:///PATH. A
+ * command runs in config->directory with its standard streams at /dev/null, every 250 ms until
+ * it exits with 0, for 5 s at most.
  */
 #ifndef SEGUE_COMMAND_READY_H
 #define SEGUE_COMMAND_READY_H
@@ -39,6 +44,10 @@ int ready_prepare(struct ready **ret_ready, uv_loop_t *loop, const struct config
 
 /* After the start: probes until it is ready; no deadline of its own. */
 int ready_begin(struct ready *ready, const struct ready_target *target, ready_done done, void *ctx);
+
+/* Why the last attempt did not find it ready, as a clause ("it answered with status 503"), or
+ * "": for the sentence about a missed deadline. */
+const char *ready_last(const struct ready *ready);
 
 /* Ends the probe, its command too. NULL is welcome. Not called back any more. */
 void ready_end(struct ready *ready);
