@@ -36,6 +36,11 @@
  *
  * A process has at most one handle: signals, the pid file and the listeners are the
  * process's, not the handle's.
+ *
+ * Under a supervisor (`segue run`) the same calls and events hold. The process is a worker: one
+ * of several of its generation, perhaps. The supervisor starts the next generation and decides
+ * who serves: an upgrade that the program asks for is asked of it, the pid file and the service
+ * manager are its business, and its drain deadline stands in place of the program's.
  */
 #ifndef SEGUE_H
 #define SEGUE_H
@@ -107,18 +112,18 @@ enum segue_event_type {
 	/** An upgrade has ended: @outcome, @generation, @pid (0: none), @error, @reason, @took_ms.
 	 */
 	SEGUE_EVENT_UPGRADE_ENDED,
-	/** The successor serves: stop accepting. Live connections stay here until
+	/** The next generation serves: stop accepting. Live connections stay here until
 	   SEGUE_EVENT_DRAIN. */
 	SEGUE_EVENT_COMMIT,
 	/** Accept from @fd (listener @name) until EAGAIN, then segue_unlisten(): nobody wants it
 	 * any more. Comes after SEGUE_EVENT_COMMIT. */
 	SEGUE_EVENT_LISTENER_DROPPED,
-	/** Hand over idle connections (@successor true) or close them (false: the service stops),
-	 * finish the rest until @deadline_ms from now, then segue_drained(). Accept nothing more.
-	 */
+	/** Hand over idle connections (@successor true) or close them (false: the service stops,
+	 * or a supervisor has nobody to hand them to), finish the rest until @deadline_ms from
+	 * now, then segue_drained(). Accept nothing more. */
 	SEGUE_EVENT_DRAIN,
-	/** The successor is gone: accept again from every listener (ask segue_listener_fd() again).
-	 */
+	/** The next generation has failed: accept again from every listener (ask
+	 * segue_listener_fd() again). */
 	SEGUE_EVENT_RESUME,
 	/** The drain has to end now: close what is left, count it, then segue_drained(). */
 	SEGUE_EVENT_CUT,
@@ -135,8 +140,9 @@ enum segue_event_type {
 	/** A connection given to segue_handover() is still yours: @cookie, @reason. It will not be
 	 * taken later, unless a SEGUE_EVENT_RESUME and another upgrade follow. */
 	SEGUE_EVENT_KEPT,
-	/** A predecessor has drained; its final state can be read by segue_blob(). @generation. It
-	 * leaves when the next event is asked for: until then it would take the service back. */
+	/** A predecessor has drained; its final state can be read by segue_blob(). @generation,
+	 * @worker. It leaves when the next event is asked for: until then it would take the
+	 * service back. Under a supervisor there is one event for each predecessor. */
 	SEGUE_EVENT_FINAL_STATE,
 	/** The generation's state has changed: @from, @to, @reason (the event's name), @took_ms
 	 * spent in @from. One for each change; for the log. */
@@ -157,6 +163,7 @@ struct segue_event {
 	int64_t took_ms;
 	int64_t deadline_ms; /**< from now; SEGUE_FOREVER where there is none */
 	bool successor;
+	uint32_t worker; /**< of @generation: whose connection or final state it is */
 	const char *name;
 	int fd;
 	void *cookie;
@@ -305,19 +312,42 @@ int segue_address_text(int fd, char *text, size_t size);
 int segue_address_check(const char *spec, char *reason, size_t reason_size);
 
 /**
+ * segue_passed - what the program was given to listen on, without having been told of it
+ * @index:    0, 1, ... of those that no segue_listen() has asked for yet
+ * @ret_name: NULL where its name cannot be used (the address is the name then); valid until
+ *            the next call with the handle
+ * @text:     receives the address, for segue_listen()
+ * @size:     of @text; 320 is always enough
+ *
+ * For a program without addresses of its own: it listens on whatever the service manager or
+ * the supervisor passed (LISTEN_FDS), to this generation or an earlier one.
+ *
+ *         while (segue_passed(segue, 0, &name, text, sizeof(text)) == 0)
+ *                 fd = segue_listen(segue, name, text, NULL);
+ *
+ * Errors:   -ENOENT       there is none, or no further one
+ *           -EAFNOSUPPORT, -ENOSPC
+ * Source:   sd_listen_fds_with_names(3)
+ */
+int segue_passed(struct segue *segue, size_t index, const char **ret_name, char *text, size_t size);
+
+/**
  * segue_ready - the program can serve
  *
  * The word that a predecessor (and a service manager) waits for. SEGUE_EVENT_SERVE follows
  * when this generation is to accept.
  * Errors:   -EALREADY   said before
- *           -EINVAL     a socket that systemd passed is not asked for by any segue_listen()
+ *           -EINVAL     a socket that systemd or the supervisor passed is not asked for by any
+ *                       segue_listen()
  */
 int segue_ready(struct segue *segue);
 
 /**
  * segue_upgrade - start the successor, as the upgrade signal does
  *
- * Returns:  0: it has begun, SEGUE_EVENT_UPGRADE_ENDED will tell
+ * Under a supervisor it is asked for one.
+ *
+ * Returns:  0: it has begun, or been asked for; SEGUE_EVENT_UPGRADE_ENDED will tell
  * Errors:   -EBUSY, -EPERM, -ECANCELED refused; segue_error() says which generation is in
  *           which state and how long it may take. No event follows.
  */
@@ -362,15 +392,35 @@ int segue_put_blob(struct segue *segue, const char *name, const void *data, size
  * @ret_data: mapped read-only; valid until segue_close() or the next SEGUE_EVENT_FINAL_STATE
  *
  * Before segue_ready() it is the snapshot (the first call asks for it), after
- * SEGUE_EVENT_FINAL_STATE the final one.
+ * SEGUE_EVENT_FINAL_STATE the final one of that predecessor. Under a supervisor several
+ * workers may hand over to this one: then it is the first's that has one of the name.
  * Errors:   -ENOENT     no such blob, no predecessor, or it saved nothing
  *           -ETIMEDOUT  the predecessor did not send it
+ *           -EPIPE      the supervisor has gone
+ *           another     a worker's save_state() failed; segue_error() says whose
  * Blocks:   the first call, until the snapshot has come, 10 s at most
  */
 int segue_blob(struct segue *segue, const char *name, const void **ret_data, size_t *ret_len);
 
+/** segue_blob_of - the same for one of several predecessors: @index 0, 1, ... of those that have
+ * a blob of the name, by the number of the worker, which is in @ret_worker; then -ENOENT */
+int segue_blob_of(struct segue *segue, const char *name, size_t index, const void **ret_data,
+                  size_t *ret_len, uint32_t *ret_worker);
+
 /** segue_status - STATUS= for the service manager, where there is one */
 int segue_status(struct segue *segue, const char *text);
+
+/** segue_supervised - was this process started by a supervisor? NULL is welcome. */
+bool segue_supervised(const struct segue *segue);
+
+/** segue_worker - this worker's number among those of its generation, from 0; 0 where it is
+ * alone. NULL is welcome. */
+unsigned int segue_worker(const struct segue *segue);
+
+/** segue_report - how many connections the program has, and has cut so far: what `segue status`
+ * shows and an upgrade's progress is. Costs next to nothing where nothing has changed or nobody
+ * looks; call it as often as you like. NULL is welcome. */
+void segue_report(struct segue *segue, uint64_t connections, uint64_t cut);
 
 /** segue_generation - 1, 2, 3, ... */
 uint64_t segue_generation(const struct segue *segue);

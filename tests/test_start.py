@@ -323,7 +323,7 @@ def test_a_stray_channel_variable_is_an_error(start):
     service = start(PROGRAM, "--listen", "tcp://127.0.0.1:0", bare=True, env=variables)
     service.expected_exits = {1}
     reason = service.log.wait_for("failed")["reason"]
-    assert reason == "SEGUE_CHANNEL names no channel; it is set by a predecessor only"
+    assert reason == "SEGUE_CHANNEL names no channel; it is set by a predecessor or a supervisor only"
     service.wait_end()
 
 

@@ -96,7 +96,8 @@ struct segue_http_options {
 	const char *name;    /**< of the program, for --help and --version; NULL: argv[0] */
 	const char *version; /**< of the program; NULL: not known */
 
-	/** "[NAME=]ADDRESS" each, as segue_listen_spec() takes them; none: ":8080". */
+	/** "[NAME=]ADDRESS" each, as segue_listen_spec() takes them; none: every socket that a
+	 * service manager or a supervisor passes, and where there is none ":8080". */
 	const char *const *listen;
 	size_t listen_count;
 	struct segue_listen_options listen_options; /**< for all of them */

@@ -103,9 +103,14 @@ struct sg_message {
 
 /* A unix socket which the service made itself, and so removes at its end. */
 #define SG_LISTENER_OURS 1u
+/* Passed by a service manager or a supervisor, so none of the program's own configuration. */
+#define SG_LISTENER_PASSED 2u
 
 /* A worker that has lost its supervisor serves on; without it, it drains. */
 #define SG_SUPERVISE_ORPHANS_SERVE 1u
+
+/* PROGRESS: the program does not say how many connections it has. */
+#define SG_WIRE_UNKNOWN UINT64_MAX
 
 /* A drain without a deadline. */
 #define SG_WIRE_FOREVER 0xffffffffu

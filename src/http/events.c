@@ -15,6 +15,9 @@
 
 #include "log.h"
 
+#define REPORT_MS          1000
+#define DRAINING_REPORT_MS 100
+
 static unsigned long sum(const struct segue_http_server *server, size_t offset)
 {
 	unsigned long total = 0;
@@ -34,6 +37,26 @@ static void counts_now(const struct segue_http_server *server, struct segue_http
 	counts->finished = SUM(server, answered) - server->at_drain.finished;
 	counts->cut_requests = SUM(server, cut_requests) - server->at_drain.cut_requests;
 	counts->cut_idle = SUM(server, cut_idle) - server->at_drain.cut_idle;
+}
+
+/* For whoever looks on at the supervisor. */
+static void report(struct segue_http_server *server)
+{
+	segue_report(server->segue, atomic_load(&server->connections),
+	             SUM(server, cut_requests) + SUM(server, cut_idle));
+}
+
+static void on_report(uv_timer_t *timer)
+{
+	report(timer->data);
+}
+
+static void report_every(struct segue_http_server *server, uint64_t ms)
+{
+	if (!segue_supervised(server->segue))
+		return;
+	report(server);
+	uv_timer_start(&server->report_timer, on_report, ms, ms);
 }
 
 #define COUNT_FIELDS(counts)                                                   \
@@ -65,6 +88,8 @@ static void check_drained(struct sgh_loop *loop)
 	/* A program that never answers a request must not hold the end up beyond the deadline. */
 	if (!server->cutting && atomic_load(&server->held) > 0)
 		return;
+	/* The last word about it goes before the word that nothing is left. */
+	report(server);
 	if (segue_drained(server->segue) < 0)
 		return;
 	server->draining = false;
@@ -156,6 +181,15 @@ static void order_all(struct segue_http_server *server, int what)
 	}
 }
 
+/* What the next generation did not want is served again. */
+static void find_listeners(struct segue_http_server *server)
+{
+	for (size_t i = 0; i < server->listener_count; i++)
+		if (server->listener_fds[i] < 0)
+			server->listener_fds[i] =
+				segue_listener_fd(server->segue, server->listener_names[i]);
+}
+
 static void on_serve(struct segue_http_server *server, bool again)
 {
 	struct segue_http_counts counts = { 0 };
@@ -166,6 +200,9 @@ static void on_serve(struct segue_http_server *server, bool again)
 	server->draining = false;
 	server->cutting = false;
 	atomic_store(&server->leaving, false);
+	report_every(server, REPORT_MS);
+	if (again)
+		find_listeners(server);
 	order_all(server, ACCEPT);
 	if (again)
 		sgh_log(server, "resumed", COUNT_FIELDS(counts),
@@ -187,7 +224,7 @@ static void forget_listener(struct segue_http_server *server, int fd)
 {
 	for (size_t i = 0; i < server->listener_count; i++)
 		if (server->listener_fds[i] == fd)
-			server->listener_fds[i] = server->listener_fds[--server->listener_count];
+			server->listener_fds[i] = -1;
 }
 
 /* Goes from loop to loop. Behind the order to hold: where it has been, nobody watches the
@@ -231,6 +268,7 @@ static void begin_drain(struct segue_http_server *server, bool cutting)
 {
 	server->cutting = cutting;
 	atomic_store(&server->leaving, true);
+	report_every(server, DRAINING_REPORT_MS);
 	if (server->draining)
 		return;
 	server->draining = true;
@@ -408,6 +446,7 @@ void sgh_events_end(struct segue_http_server *server)
 			sched_yield();
 	uv_close((uv_handle_t *)&server->segue_poll, NULL);
 	uv_close((uv_handle_t *)&server->reopen_signal, NULL);
+	uv_close((uv_handle_t *)&server->report_timer, NULL);
 	sgh_loop_end(&server->loops[0]);
 }
 
@@ -442,6 +481,8 @@ int sgh_events_begin(struct segue_http_server *server)
 		return -EIO;
 	server->segue_poll.data = server;
 	uv_poll_start(&server->segue_poll, UV_READABLE, on_segue);
+	uv_timer_init(uv, &server->report_timer);
+	server->report_timer.data = server;
 	uv_signal_init(uv, &server->reopen_signal);
 	server->reopen_signal.data = server;
 	uv_signal_start(&server->reopen_signal, on_reopen, SIGUSR1);

@@ -280,7 +280,8 @@ struct segue_http_server {
 
 	struct segue *segue;
 	atomic_ullong generation;
-	int *listener_fds; /* the handle's; on its thread only */
+	int *listener_fds;     /* the handle's, -1: dropped; on its thread only */
+	char **listener_names; /* of each */
 	size_t listener_count;
 	struct sgh_loop *loops;
 	unsigned int loop_count;
@@ -289,6 +290,7 @@ struct segue_http_server {
 
 	uv_poll_t segue_poll;
 	uv_signal_t reopen_signal;
+	uv_timer_t report_timer; /* for a supervisor: how many connections there are */
 
 	atomic_ulong connections; /* of all loops, and on their way between them */
 	atomic_ulong held;        /* requests of the program whose client has gone */

@@ -46,7 +46,7 @@ struct sgh_option {
 
 static const struct sgh_option table[] = {
 	{ "listen", "[NAME=]ADDRESS", LISTEN, 0,
-	  ":8080, 127.0.0.1:80, unix:///run/app.sock; repeatable (:8080)" },
+	  ":8080, 127.0.0.1:80, unix:///run/app.sock; repeatable (what is passed, else :8080)" },
 	{ "pid-file", "FILE", TEXT, FIELD(segue.pid_file), "hold the pid of the one that serves" },
 	{ "start-timeout", "DURATION", DURATION_OR_NONE, FIELD(segue.start_timeout_ms),
 	  "a successor has to be ready within it (30s)" },

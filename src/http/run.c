@@ -65,11 +65,11 @@ static int open_handle(struct segue_http_server *server)
 	return 0;
 }
 
-static int listen_one(struct segue_http_server *server, const char *spec)
+/* A listener of the handle, by what it was asked for. */
+static int add_listener(struct segue_http_server *server, int fd, const char *spec)
 {
-	int fd = segue_listen_spec(server->segue, spec, &server->options.listen_options);
 	const char *name;
-	char address[256];
+	char address[256], *copy;
 	int type = 0, one = 1;
 	socklen_t len = sizeof(type);
 
@@ -84,8 +84,12 @@ static int listen_one(struct segue_http_server *server, const char *spec)
 	}
 	/* Accepted sockets inherit it; responses leave whole, so there is nothing to wait for. */
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-	server->listener_fds[server->listener_count++] = fd;
 	name = segue_listener_name(server->segue, fd);
+	copy = strdup(name);
+	if (!copy)
+		return fail(server, "no memory");
+	server->listener_names[server->listener_count] = copy;
+	server->listener_fds[server->listener_count++] = fd;
 	if (segue_address_text(fd, address, sizeof(address)) < 0)
 		snprintf(address, sizeof(address), "?");
 	sgh_log(server, "listening",
@@ -94,18 +98,45 @@ static int listen_one(struct segue_http_server *server, const char *spec)
 	return 0;
 }
 
+static int listen_spec(struct segue_http_server *server, const char *spec)
+{
+	int fd = segue_listen_spec(server->segue, spec, &server->options.listen_options);
+
+	return add_listener(server, fd, spec);
+}
+
+/* Without addresses of its own: whatever a service manager or a supervisor passed. */
+static int listen_passed(struct segue_http_server *server)
+{
+	const struct segue_listen_options *options = &server->options.listen_options;
+	const char *name;
+	char address[320];
+	int r;
+
+	while ((r = segue_passed(server->segue, 0, &name, address, sizeof(address))) == 0) {
+		int fd = segue_listen(server->segue, name, address, options);
+
+		if (add_listener(server, fd, address) < 0)
+			return -1;
+	}
+	if (r != -ENOENT)
+		return fail_by(server, r);
+	return server->listener_count ? 0 : listen_spec(server, ":8080");
+}
+
 static int open_listeners(struct segue_http_server *server)
 {
-	static const char *const fallback[] = { ":8080" };
 	const struct segue_http_options *options = &server->options;
-	size_t count = options->listen_count ? options->listen_count : 1;
-	const char *const *specs = options->listen_count ? options->listen : fallback;
+	size_t room = options->listen_count ? options->listen_count : SEGUE_LISTENERS_MAX;
 
-	server->listener_fds = calloc(count, sizeof(*server->listener_fds));
-	if (!server->listener_fds)
+	server->listener_fds = calloc(room, sizeof(*server->listener_fds));
+	server->listener_names = calloc(room, sizeof(char *));
+	if (!server->listener_fds || !server->listener_names)
 		return fail(server, "no memory");
-	for (size_t i = 0; i < count; i++)
-		if (listen_one(server, specs[i]) < 0)
+	if (!options->listen_count)
+		return listen_passed(server);
+	for (size_t i = 0; i < options->listen_count; i++)
+		if (listen_spec(server, options->listen[i]) < 0)
 			return -1;
 	return 0;
 }
@@ -231,6 +262,17 @@ static int start(struct segue_http_server *server)
 	return r < 0 ? fail_by(server, r) : 0;
 }
 
+static void free_listeners(struct segue_http_server *server)
+{
+	for (size_t i = 0; i < server->listener_count; i++)
+		free(server->listener_names[i]);
+	free(server->listener_names);
+	free(server->listener_fds);
+	server->listener_names = NULL;
+	server->listener_fds = NULL;
+	server->listener_count = 0;
+}
+
 /* Release what run has made. What a handler that still blocks may touch is left alone. */
 static void clean_up(struct segue_http_server *server)
 {
@@ -255,9 +297,7 @@ static void clean_up(struct segue_http_server *server)
 	free(server->loops);
 	server->loops = NULL;
 	server->loop_count = 0;
-	free(server->listener_fds);
-	server->listener_fds = NULL;
-	server->listener_count = 0;
+	free_listeners(server);
 	server->pool = NULL;
 	atomic_store(&server->generation, 0);
 }

@@ -73,6 +73,8 @@ static void greeted(struct segue *segue, struct peer *peer)
 	if (peer->introduced) {
 		/* It says hello when it serves. */
 		peer->committed = peer->version >= 0;
+		if (segue->supervised && peer->committed)
+			sg_supervised_successor_serves(segue);
 		sg_handover_pump(segue);
 		if (segue->state == SG_STATE_DRAINED)
 			sg_machine_settle(segue);
@@ -190,14 +192,18 @@ void sg_downstream_message(struct peer *peer, struct sg_message *message, int *f
 		sg_listeners_drop_address(segue, message->text);
 		break;
 	case SG_MESSAGE_INTRODUCE:
-		/* Only who serves has a successor to introduce. */
-		if (is_attempt(peer)) {
+		/* Only who serves has a successor to introduce; a worker never. */
+		if (is_attempt(peer) || segue->supervised) {
 			broke(peer, "a message that makes no sense");
 			break;
 		}
 		sg_upstream_introduction(segue, message, fds);
 		return;
 	case SG_MESSAGE_STOPS:
+		if (segue->supervised) {
+			broke(peer, "a message that makes no sense");
+			break;
+		}
 		if (is_attempt(peer))
 			sg_attempt_failed(segue, ECANCELED, "it was asked to stop");
 		sg_machine_post(segue, SG_EVENT_SUCCESSOR_STOPS);
@@ -219,6 +225,16 @@ static bool successor_lives(struct segue *segue)
 		if (peer->role == PEER_SUCCESSOR && !peer->doomed && !peer->dead)
 			return true;
 	return false;
+}
+
+/* What it had not taken stays here. Who serves now is the supervisor's to say. */
+static void supervised_lost(struct segue *segue)
+{
+	struct peer *target = sg_peer_target(segue);
+
+	sg_handover_pump(segue);
+	if (segue->state == SG_STATE_DRAINED && (target == NULL || !target->final_sent))
+		sg_machine_settle(segue);
 }
 
 /* The channel has ended, or the process is dead, or both. */
@@ -247,6 +263,10 @@ void sg_downstream_gone(struct peer *peer)
 	(void)sg_pidfd_reap(peer->pidfd, &status);
 	sg_handover_peer_dead(peer);
 	sg_peer_doom(peer);
+	if (segue->supervised) {
+		supervised_lost(segue);
+		return;
+	}
 	if (peer->deaf) {
 		sg_queue_warning(
 			segue, EOWNERDEAD,

@@ -7,6 +7,10 @@
  * while it drains. Each is a struct peer with a channel and a pidfd. What they say becomes
  * events of the one state machine (machine.c), which alone writes the state and calls back
  * into the other files to act.
+ *
+ * Under a supervisor (supervised.c) it is a worker: the direct relation is to the supervisor,
+ * predecessors and successors are all introduced, and who serves is decided by the supervisor
+ * alone: no death of a peer makes a worker serve, or serve again.
  */
 #ifndef SG_LIBSEGUE_HANDLE_H
 #define SG_LIBSEGUE_HANDLE_H
@@ -36,7 +40,8 @@ struct listener {
 	struct sg_address address; /* as configured */
 	int fd;
 	bool wanted;  /* asked for by segue_listen() of this process */
-	bool systemd; /* came from the service manager */
+	bool systemd; /* came by LISTEN_FDS to this process */
+	bool passed;  /* came by LISTEN_FDS to this process or to an earlier generation */
 	bool ours;    /* the unix path was made by this service */
 	bool dropped; /* the successor does not want it */
 	int adopted;  /* place in the predecessor's offer to us, -1: none */
@@ -51,6 +56,7 @@ struct queued {
 	struct segue_event event;
 	void *memory;       /* freed when the next event is asked for */
 	struct blob *blobs; /* FINAL_STATE: they become the current ones when it is handed out */
+	uint64_t peer_id;   /* FINAL_STATE: whom the receipt is for */
 };
 
 /* A connection between segue_handover() and its verdict. */
@@ -75,11 +81,12 @@ struct batch {
 };
 
 /* Abandoned: a successor that failed, was killed and does not die; its channel stays open. */
-enum peer_role { PEER_PREDECESSOR, PEER_SUCCESSOR, PEER_ABANDONED };
+enum peer_role { PEER_PREDECESSOR, PEER_SUCCESSOR, PEER_ABANDONED, PEER_SUPERVISOR };
 
 struct peer {
 	struct peer *next;
 	struct segue *segue;
+	uint64_t id; /* never used again */
 	enum peer_role role;
 	struct sg_channel channel;
 	struct watch channel_watch, pidfd_watch;
@@ -89,6 +96,7 @@ struct peer {
 	int pidfd;
 	pid_t pid;
 	uint64_t generation;
+	uint32_t worker;
 	uint32_t record_min, record_max;
 	uint32_t predecessors; /* generations that drained towards it at its greeting */
 	int version;           /* agreed, or -EPROTONOSUPPORT */
@@ -102,6 +110,9 @@ struct peer {
 	bool dead;
 	bool declines; /* successor: drains itself, and has not said that it serves again */
 	bool doomed;   /* freed as soon as nobody is in the middle of it */
+	/* predecessor: the snapshot was asked for, and has come or will not; successor: it has
+	 * asked for ours */
+	bool asked, answered;
 	/* successor: batches on their way */
 	struct batch *batches;
 	size_t batches_len;
@@ -115,6 +126,7 @@ struct peer {
 struct blob {
 	struct blob *next;
 	char name[64];
+	uint32_t worker; /* whose it was */
 	int fd;
 	size_t len;
 	const void *data; /* mapped when it is first asked for */
@@ -133,6 +145,12 @@ struct attempt {
 	int64_t began_ms;
 	int error;                 /* a positive errno */
 	char reason[SG_ERROR_MAX]; /* why it failed; the first reason stands */
+};
+
+/* What a supervisor is told, and when next. */
+struct progress {
+	uint64_t connections, cut;
+	int64_t said_ms, due_ms; /* due -1: there is nothing to say */
 };
 
 struct segue {
@@ -174,14 +192,24 @@ struct segue {
 	uint32_t offers; /* of the predecessor, those that were refused included */
 
 	struct peer *peers;
+	uint64_t next_peer;
 	int64_t start_ms; /* what the predecessor left of the start deadline */
 	struct attempt attempt;
 	uint32_t next_serial;
 	struct handed_list waiting; /* for a place in a batch */
 
-	struct blob *received; /* the predecessor's snapshot or final state */
+	struct blob *received; /* the predecessors' snapshot, or the final state of one */
 	struct blob *saving;   /* inside save_state() */
-	bool in_save, snapshot_asked, snapshot_done;
+	bool in_save, snapshot_asked;
+	int snapshot_error; /* a predecessor could not save it; the reason is in scratch */
+
+	/* supervised.c */
+	bool supervised;    /* started by a supervisor, which may have gone */
+	bool orphans_serve; /* without it they serve on */
+	uint32_t worker, workers;
+	bool asked; /* for an upgrade; the answer is to come */
+	int64_t asked_ms;
+	struct progress progress;
 
 	struct sg_pidfile pidfile;
 	bool pidfile_held;
@@ -231,10 +259,12 @@ void sg_peer_retry(struct segue *segue, int64_t now_ms);
 int sg_peer_send_type(struct peer *peer, enum sg_message_type type);
 int sg_peer_send_hello(struct peer *peer);
 struct peer *sg_peer_direct(struct segue *segue, enum peer_role role);
+struct peer *sg_peer_upstream(struct segue *segue);
 struct peer *sg_peer_target(struct segue *segue);
 size_t sg_peer_count(struct segue *segue, enum peer_role role);
 void sg_peer_read(struct peer *peer);
 void sg_peer_look(struct segue *segue, bool deaths_only);
+void sg_peer_gone(struct peer *peer);
 void sg_peer_drop_channel(struct peer *peer);
 int sg_peer_take_hello(struct peer *peer, const struct sg_message *message, int pidfd);
 void sg_peer_done_all(struct segue *segue);
@@ -246,8 +276,24 @@ void sg_upstream_message(struct peer *peer, struct sg_message *message, int *fds
 void sg_upstream_introduction(struct segue *segue, const struct sg_message *message, int *fds);
 void sg_upstream_gone(struct peer *peer);
 void sg_upstream_release(struct peer *peer);
-void sg_upstream_receipt(struct segue *segue, uint64_t generation);
+void sg_upstream_receipt(struct segue *segue, uint64_t peer_id);
+bool sg_upstream_handshake(struct peer *peer, struct sg_message *message, int *fds);
+void sg_upstream_commit(struct segue *segue, const struct sg_message *message);
+void sg_upstream_given_up(struct peer *peer);
 int sg_upstream_wait(struct segue *segue, bool (*done)(struct segue *), int64_t timeout_ms);
+
+/* supervised.c: what a supervisor says, and is told */
+void sg_supervised_begin(struct peer *peer, const struct sg_message *message);
+void sg_supervised_message(struct peer *peer, struct sg_message *message, int *fds, size_t fds_len,
+                           int error);
+void sg_supervised_gone(struct peer *peer);
+void sg_supervised_retire(struct segue *segue);
+void sg_supervised_successor_serves(struct segue *segue);
+bool sg_supervised_has_successor(struct segue *segue);
+bool sg_supervised_alone(struct segue *segue);
+int sg_supervised_ask(struct segue *segue);
+void sg_supervised_progress(struct segue *segue);
+void sg_supervised_timer(struct segue *segue, int64_t now_ms);
 
 /* attempt.c: check and start of the successor, until its commit or its end */
 void sg_attempt_check(struct segue *segue);
@@ -278,6 +324,8 @@ void sg_handover_done(struct segue *segue);
 bool sg_state_send_snapshot(struct peer *peer);
 int sg_state_send_final(struct peer *peer);
 void sg_state_take_blob(struct peer *peer, const struct sg_message *message, int fd);
+void sg_state_take_snapshot(struct peer *peer);
+void sg_state_take_refusal(struct peer *peer, const struct sg_message *message);
 void sg_state_replace_take(struct segue *segue, struct blob *blobs);
 void sg_state_forget(struct peer *peer);
 void sg_state_done(struct segue *segue);
@@ -286,6 +334,8 @@ void sg_state_done(struct segue *segue);
 int sg_listeners_from_manager(struct segue *segue);
 int sg_listeners_adopt_take(struct segue *segue, const struct sg_message *message, int fd);
 void sg_listeners_offer(struct segue *segue, struct peer *peer);
+void sg_listeners_pass_up(struct segue *segue, struct peer *peer);
+void sg_listeners_return_take(struct segue *segue, const struct sg_message *message, int fd);
 void sg_listeners_wanted(struct segue *segue, struct sg_message *ready);
 void sg_listeners_mark(struct segue *segue, const struct sg_message *ready);
 void sg_listeners_drop(struct segue *segue);

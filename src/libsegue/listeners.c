@@ -70,7 +70,7 @@ int sg_listeners_from_manager(struct segue *segue)
 		if (flags >= 0 && !(flags & O_NONBLOCK))
 			(void)fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 		listener->fd = fd;
-		listener->systemd = true;
+		listener->systemd = listener->passed = true;
 		snprintf(listener->name, sizeof(listener->name), "%s", listenfds->names[i]);
 	}
 	free(listenfds);
@@ -98,6 +98,7 @@ int sg_listeners_adopt_take(struct segue *segue, const struct sg_message *messag
 	listener->address = address;
 	listener->adopted = place;
 	listener->ours = message->flags & SG_LISTENER_OURS;
+	listener->passed = message->flags & SG_LISTENER_PASSED;
 	listener->bind.v6only = sg_listener_is_v6only(fd);
 	listener->file = (struct sg_file_id){ message->dev, message->ino };
 	snprintf(listener->name, sizeof(listener->name), "%.255s", message->name);
@@ -330,8 +331,9 @@ int segue_unlisten(struct segue *segue, const char *name)
 
 	if (listener == NULL || listener->fd < 0)
 		return sg_fail(segue, -ENOENT, "no listener %s", name);
-	/* Nobody else wants the path of a listener that is closed for good. */
-	if (listener->ours)
+	/* Nobody else wants the path of a listener that is closed for good; a supervisor knows
+	 * better. */
+	if (listener->ours && (!segue->supervised || sg_supervised_alone(segue)))
 		sg_listener_unlink(listener->address.path, listener->file);
 	close_listener(listener);
 	/* What the successor dropped is bound again should it fail; the program's own wish stands.
@@ -354,6 +356,89 @@ int segue_address_check(const char *spec, char *reason, size_t reason_size)
 	return sg_address_parse_spec(name, &address, spec, reason, reason_size);
 }
 
+/* One that nobody has asked for yet. */
+static bool is_left(const struct listener *listener)
+{
+	return listener->passed && !listener->wanted && listener->fd >= 0;
+}
+
+/* Can segue_listen() be given this name, now and after those before it? "unknown" is what a
+ * socket without a name is called: sd_listen_fds_with_names(3). */
+static bool name_is_free(struct segue *segue, const struct listener *listener)
+{
+	if (!sg_name_valid(listener->name) || strcmp(listener->name, "unknown") == 0 ||
+	    find(segue, listener->name) != NULL)
+		return false;
+	for (const struct listener *other = segue->listeners; other != listener; other++)
+		if (is_left(other) && strcmp(other->name, listener->name) == 0)
+			return false;
+	return true;
+}
+
+int segue_passed(struct segue *segue, size_t index, const char **ret_name, char *text, size_t size)
+{
+	for (size_t i = 0; i < segue->listeners_len; i++) {
+		struct listener *listener = &segue->listeners[i];
+		int r = 0;
+
+		if (!is_left(listener) || index-- > 0)
+			continue;
+		if (listener->systemd)
+			r = sg_listener_text(listener->fd, text, size);
+		else if ((size_t)snprintf(text, size, "%s", listener->address.text) >= size)
+			r = -ENOSPC;
+		if (r < 0)
+			return sg_fail(segue, r, "the address of passed socket %s: %s",
+			               listener->name, strerror(-r));
+		*ret_name = name_is_free(segue, listener) ? listener->name : NULL;
+		return 0;
+	}
+	return sg_fail(segue, -ENOENT, "no other socket was passed");
+}
+
+static int send_listener(struct peer *peer, const struct listener *listener)
+{
+	struct sg_message message = { .type = SG_MESSAGE_LISTENER,
+		                      .flags = (listener->ours ? SG_LISTENER_OURS : 0) |
+		                               (listener->passed ? SG_LISTENER_PASSED : 0),
+		                      .dev = listener->file.dev,
+		                      .ino = listener->file.ino };
+
+	snprintf(message.name, sizeof(message.name), "%s", listener->name);
+	snprintf(message.text, sizeof(message.text), "%s", listener->address.text);
+	return sg_peer_send(peer, &message, &listener->fd, 1);
+}
+
+/* The worker's side: what it has bound is the supervisor's from now on, to be kept for ever. */
+void sg_listeners_pass_up(struct segue *segue, struct peer *peer)
+{
+	for (size_t i = 0; i < segue->listeners_len; i++) {
+		struct listener *listener = &segue->listeners[i];
+
+		if (listener->wanted && listener->fd >= 0 && !listener->systemd &&
+		    listener->adopted < 0)
+			(void)send_listener(peer, listener);
+	}
+}
+
+/* A listener that was dropped comes back from the supervisor: before its RESUME. */
+void sg_listeners_return_take(struct segue *segue, const struct sg_message *message, int fd)
+{
+	char reason[SG_ERROR_MAX];
+
+	for (size_t i = 0; i < segue->listeners_len; i++) {
+		struct listener *listener = &segue->listeners[i];
+
+		if (!listener->wanted || listener->fd >= 0 ||
+		    strcmp(listener->name, message->name) != 0 ||
+		    sg_listener_verify(fd, &listener->address, reason, sizeof(reason)) < 0)
+			continue;
+		listener->fd = fd;
+		return;
+	}
+	sg_fd_close(fd);
+}
+
 /* The predecessor's side: everything that is open goes to the successor. */
 void sg_listeners_offer(struct segue *segue, struct peer *peer)
 {
@@ -361,18 +446,12 @@ void sg_listeners_offer(struct segue *segue, struct peer *peer)
 
 	for (size_t i = 0; i < segue->listeners_len; i++) {
 		struct listener *listener = &segue->listeners[i];
-		struct sg_message message = { .type = SG_MESSAGE_LISTENER,
-			                      .flags = listener->ours ? SG_LISTENER_OURS : 0,
-			                      .dev = listener->file.dev,
-			                      .ino = listener->file.ino };
 
 		listener->offered = -1;
 		listener->dropped = false;
 		if (listener->fd < 0 || !listener->wanted)
 			continue;
-		snprintf(message.name, sizeof(message.name), "%s", listener->name);
-		snprintf(message.text, sizeof(message.text), "%s", listener->address.text);
-		(void)sg_peer_send(peer, &message, &listener->fd, 1);
+		(void)send_listener(peer, listener);
 		listener->offered = (int)offered.count++;
 	}
 	(void)sg_peer_send(peer, &offered, NULL, 0);
@@ -454,7 +533,8 @@ void sg_listeners_close_unwanted(struct segue *segue)
 			close_listener(&segue->listeners[i]);
 }
 
-/* The service has been taken back: what was closed for the successor is bound again. */
+/* The service has been taken back: what was closed for the successor is bound again; a
+ * supervisor has kept it, and has given it back before. */
 void sg_listeners_rebind(struct segue *segue)
 {
 	for (size_t i = 0; i < segue->listeners_len; i++) {
@@ -465,6 +545,12 @@ void sg_listeners_rebind(struct segue *segue)
 		listener->dropped = false;
 		if (listener->fd >= 0 || !listener->wanted)
 			continue;
+		if (segue->supervised) {
+			sg_queue_warning(segue, ENOENT,
+			                 "listener %s was dropped and has not been given back",
+			                 listener->name);
+			continue;
+		}
 		fd = sg_listener_bind(&listener->address, &listener->bind, &listener->file, reason,
 		                      sizeof(reason));
 		if (fd < 0)
@@ -485,9 +571,10 @@ int sg_listeners_check_claimed(struct segue *segue)
 			continue;
 		(void)sg_listener_text(listener->fd, text, sizeof(text));
 		return sg_fail(segue, -EINVAL,
-		               "the service manager passed socket %s (%s), which no listener asks "
-		               "for; its clients would hang: mend the socket unit or the addresses",
-		               listener->name, text);
+		               "the %s passed socket %s (%s), which no listener asks for; its "
+		               "clients would hang: mend the %s or the addresses",
+		               segue->supervised ? "supervisor" : "service manager", listener->name,
+		               text, segue->supervised ? "supervisor's --listen" : "socket unit");
 	}
 	return 0;
 }

@@ -57,6 +57,7 @@ static void enter(struct segue *segue, enum sg_event event, enum sg_state next)
 		segue->deadline_ms = limit < 0 ? -1 : now + limit;
 	sg_queue_event(segue, &change);
 	sg_timer_arm(segue);
+	sg_supervised_progress(segue);
 }
 
 static int64_t left_ms(const struct segue *segue)
@@ -89,6 +90,9 @@ static void tell_predecessors(struct segue *segue, bool now)
 	bool served = segue->owner || segue->had_successor;
 	bool direct_only = !served && sg_peer_direct(segue, PEER_PREDECESSOR) != NULL;
 
+	/* A supervisor has told them itself, or it is this worker alone that stops. */
+	if (segue->supervised)
+		return;
 	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
 		if (peer->role == PEER_PREDECESSOR && !(direct_only && peer->introduced))
 			(void)sg_peer_send(peer, &stops, NULL, 0);
@@ -120,6 +124,23 @@ static void serve(struct segue *segue)
 	sg_queue_push(segue, queued);
 }
 
+/* What is under way to a successor that lives has its answer still to come. Those that served
+ * are not given more: whoever serves next says so. */
+static void take_back(struct segue *segue)
+{
+	if (!segue->supervised) {
+		sg_handover_end(segue, "the successor is gone");
+		return;
+	}
+	sg_handover_pump(segue);
+	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next) {
+		if (peer->role != PEER_SUCCESSOR)
+			continue;
+		peer->declines = peer->committed;
+		peer->final_sent = peer->receipt = false;
+	}
+}
+
 static void resume(struct segue *segue)
 {
 	struct segue_event ended = { .type = SEGUE_EVENT_UPGRADE_ENDED,
@@ -137,7 +158,7 @@ static void resume(struct segue *segue)
 	         (unsigned long long)segue->generation);
 	ended.reason = segue->scratch;
 	ended.took_ms = sg_now_ms() - segue->attempt.began_ms;
-	sg_handover_end(segue, "the successor is gone");
+	take_back(segue);
 	sg_manager_resumed(segue);
 	sg_listeners_rebind(segue);
 	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
@@ -195,6 +216,10 @@ void sg_machine_settle(struct segue *segue)
 
 	if (r >= 0)
 		target->final_sent = true;
+	else if (segue->supervised && r == -ENOTCONN && sg_supervised_has_successor(segue))
+		return; /* its word that it serves, its death or the deadline comes */
+	else if (segue->supervised && r != -EPIPE)
+		sg_machine_post(segue, SG_EVENT_SETTLED);
 	else if (r != -EPIPE && !successor_may_be_dying(segue))
 		sg_machine_post(segue, SG_EVENT_SETTLED);
 }
@@ -220,15 +245,19 @@ static void give_up(struct segue *segue, enum sg_event event)
 		                    .error = event == SG_EVENT_DEADLINE ? ETIMEDOUT : EPROTO,
 		                    .fd = -1 };
 	struct sg_message failed = { .type = SG_MESSAGE_FAILED };
-	struct peer *peer = sg_peer_direct(segue, PEER_PREDECESSOR);
+	struct peer *peer = sg_peer_upstream(segue);
+	const char *who = segue->supervised ? "supervisor" : "predecessor", *what;
+	char reason[SG_ERROR_MAX];
 
-	gone.reason = event == SG_EVENT_DEADLINE
-	                      ? "the predecessor did not hand the service over in time"
-	              : segue->given_up ? "the predecessor has given this start up"
-	                                : "the predecessor sent a message that makes no sense";
+	what = event == SG_EVENT_DEADLINE          ? "did not hand the service over in time"
+	       : event == SG_EVENT_SUPERVISOR_GONE ? "is gone"
+	       : segue->given_up                   ? "has given this start up"
+	                                           : "sent a message that makes no sense";
+	snprintf(reason, sizeof(reason), "the %s %s", who, what);
+	gone.reason = reason;
 	if (peer != NULL) {
 		failed.error = (uint32_t)gone.error;
-		snprintf(failed.text, sizeof(failed.text), "%s", gone.reason);
+		snprintf(failed.text, sizeof(failed.text), "%.500s", reason);
 		(void)sg_peer_send(peer, &failed, NULL, 0);
 	}
 	sg_queue_event(segue, &gone);
@@ -237,8 +266,10 @@ static void give_up(struct segue *segue, enum sg_event event)
 static void say_ready(struct segue *segue)
 {
 	struct sg_message ready = { .type = SG_MESSAGE_READY };
-	struct peer *peer = sg_peer_direct(segue, PEER_PREDECESSOR);
+	struct peer *peer = sg_peer_upstream(segue);
 
+	if (segue->supervised && peer != NULL)
+		sg_listeners_pass_up(segue, peer);
 	sg_listeners_wanted(segue, &ready);
 	/* A predecessor that is gone is noticed by its pidfd; the event follows. */
 	if (peer != NULL)
@@ -297,10 +328,13 @@ static void act(struct segue *segue, enum sg_action action, enum sg_event event)
 		sg_attempt_commit(segue);
 		break;
 	case SG_ACTION_DRAIN:
-		if (event != SG_EVENT_DEADLINE)
+		if (event == SG_EVENT_STOP)
 			segue->stop_noted = true;
 		confirm_successor(segue);
-		say_drain(segue, true);
+		say_drain(segue, !segue->supervised || sg_supervised_has_successor(segue));
+		break;
+	case SG_ACTION_RETIRE:
+		sg_supervised_retire(segue);
 		break;
 	case SG_ACTION_RESUME:
 		resume(segue);
@@ -327,7 +361,6 @@ static void act(struct segue *segue, enum sg_action action, enum sg_event event)
 	case SG_ACTION_REFUSE:
 		refuse(segue);
 		break;
-	case SG_ACTION_RETIRE:
 	case SG_ACTION_NOTE:
 	case SG_ACTION_CONFIRM:
 	case SG_ACTION_IGNORE:
@@ -345,7 +378,8 @@ static bool must_stay(struct segue *segue, enum sg_event event)
 {
 	struct peer *target = sg_peer_target(segue);
 
-	if (segue->state != SG_STATE_DRAINED ||
+	/* The supervisor holds the listeners, and starts whoever is missing. */
+	if (segue->supervised || segue->state != SG_STATE_DRAINED ||
 	    (event != SG_EVENT_SETTLED && event != SG_EVENT_DEADLINE && event != SG_EVENT_STOP_NOW))
 		return false;
 	if (target != NULL)

@@ -42,6 +42,13 @@ int sg_manager_open(struct segue *segue)
 		                 getenv("NOTIFY_SOCKET"), strerror(-r));
 	if (segue->pid_file_path == NULL || segue->pidfile_held)
 		return 0;
+	if (segue->supervised) {
+		sg_queue_warning(segue, EINVAL,
+		                 "pid file %s is not written: the pid that stays is the "
+		                 "supervisor's (see its --pid-file)",
+		                 segue->pid_file_path);
+		return 0;
+	}
 	r = sg_pidfile_claim(&segue->pidfile, segue->pid_file_path, &holder);
 	if (r == -EEXIST)
 		return sg_fail(segue, r,
@@ -114,7 +121,7 @@ static void watchdog_begin(struct segue *segue)
 static void extend_begin(struct segue *segue)
 {
 	segue->extend_due_ms = -1;
-	if (segue->notify.fd < 0)
+	if (segue->notify.fd < 0 || segue->supervised)
 		return;
 	segue->extend_due_ms = sg_now_ms();
 	sg_timer_arm(segue);
@@ -122,11 +129,14 @@ static void extend_begin(struct segue *segue)
 
 void sg_manager_serving(struct segue *segue)
 {
-	char text[128];
+	char text[128], main_pid[40] = "";
 
 	write_pid_file(segue);
-	snprintf(text, sizeof(text), "READY=1\nSTATUS=Generation %llu serves\nMAINPID=%ld",
-	         (unsigned long long)segue->generation, (long)getpid());
+	/* A supervisor is the main process itself. */
+	if (!segue->supervised)
+		snprintf(main_pid, sizeof(main_pid), "\nMAINPID=%ld", (long)getpid());
+	snprintf(text, sizeof(text), "READY=1\nSTATUS=Generation %llu serves%s",
+	         (unsigned long long)segue->generation, main_pid);
 	tell(segue, text);
 	watchdog_begin(segue);
 }

@@ -33,6 +33,7 @@ struct peer *sg_peer_new_take(struct segue *segue, enum peer_role role, int chan
 		return NULL;
 	}
 	peer->segue = segue;
+	peer->id = ++segue->next_peer;
 	peer->role = role;
 	peer->pidfd = pidfd;
 	peer->channel_watch.fd = peer->pidfd_watch.fd = -1;
@@ -182,10 +183,10 @@ int sg_peer_send_hello(struct peer *peer)
 		                    .record_max = segue->options.record_version_max,
 		                    .predecessors =
 		                            (uint32_t)sg_peer_count(segue, PEER_PREDECESSOR),
-		                    .start_ms =
-		                            segue->options.start_timeout_ms < 0
-		                                    ? 0
-		                                    : (uint32_t)segue->options.start_timeout_ms };
+		                    .start_ms = segue->options.start_timeout_ms < 0
+		                                        ? 0
+		                                        : (uint32_t)segue->options.start_timeout_ms,
+		                    .worker = segue->worker };
 
 	return sg_peer_send(peer, &hello, &segue->self_pidfd, 1);
 }
@@ -201,6 +202,7 @@ int sg_peer_take_hello(struct peer *peer, const struct sg_message *message, int 
 	}
 	peer->greeted = true;
 	peer->generation = message->generation;
+	peer->worker = message->worker;
 	peer->record_min = message->record_min;
 	peer->record_max = message->record_max;
 	peer->predecessors = message->predecessors;
@@ -221,6 +223,12 @@ struct peer *sg_peer_direct(struct segue *segue, enum peer_role role)
 		if (peer->role == role && !peer->introduced && !peer->doomed)
 			return peer;
 	return NULL;
+}
+
+/* Whose word makes this generation serve: NULL where it is alone. */
+struct peer *sg_peer_upstream(struct segue *segue)
+{
+	return sg_peer_direct(segue, segue->supervised ? PEER_SUPERVISOR : PEER_PREDECESSOR);
 }
 
 /* The youngest generation that serves or did, and to which there is a way. */
@@ -246,20 +254,24 @@ size_t sg_peer_count(struct segue *segue, enum peer_role role)
 
 static void message(struct peer *peer, struct sg_message *m, int *fds, size_t fds_len, int error)
 {
-	if (peer->role == PEER_PREDECESSOR)
+	if (peer->role == PEER_SUPERVISOR)
+		sg_supervised_message(peer, m, fds, fds_len, error);
+	else if (peer->role == PEER_PREDECESSOR)
 		sg_upstream_message(peer, m, fds, fds_len, error);
 	else
 		sg_downstream_message(peer, m, fds, fds_len, error);
 }
 
-static void gone(struct peer *peer)
+void sg_peer_gone(struct peer *peer)
 {
 	int status;
 
 	if (peer->role == PEER_ABANDONED) {
 		(void)sg_pidfd_reap(peer->pidfd, &status);
 		sg_peer_doom(peer);
-	} else if (peer->role == PEER_PREDECESSOR)
+	} else if (peer->role == PEER_SUPERVISOR)
+		sg_supervised_gone(peer);
+	else if (peer->role == PEER_PREDECESSOR)
 		sg_upstream_gone(peer);
 	else
 		sg_downstream_gone(peer);
@@ -309,7 +321,7 @@ static void channel_ready(struct segue *segue, struct watch *watch, uint32_t eve
 		if (peer->role == PEER_SUCCESSOR && peer->pidfd >= 0 &&
 		    sg_pidfd_dead(peer->pidfd) == 1)
 			peer->dead = true;
-		gone(peer);
+		sg_peer_gone(peer);
 		return;
 	}
 	sg_handover_pump(segue);
@@ -325,7 +337,7 @@ static void pidfd_ready(struct segue *segue, struct watch *watch, uint32_t event
 	sg_watch_remove(peer->segue, &peer->pidfd_watch);
 	sg_peer_read(peer);
 	if (!peer->doomed)
-		gone(peer);
+		sg_peer_gone(peer);
 }
 
 /*

@@ -96,7 +96,7 @@ static void finish_current(struct segue *segue)
 
 	segue->current = NULL;
 	if (current != NULL && current->event.type == SEGUE_EVENT_FINAL_STATE)
-		sg_upstream_receipt(segue, current->event.generation);
+		sg_upstream_receipt(segue, current->peer_id);
 	queued_free(current);
 }
 

@@ -81,6 +81,8 @@ void sg_timer_arm(struct segue *segue)
 
 	if (segue->retry_due_ms >= 0 && (due < 0 || segue->retry_due_ms < due))
 		due = segue->retry_due_ms;
+	if (segue->progress.due_ms >= 0 && (due < 0 || segue->progress.due_ms < due))
+		due = segue->progress.due_ms;
 	if (segue->deadline_ms >= 0 && (due < 0 || segue->deadline_ms < due))
 		due = segue->deadline_ms;
 	if (due >= 0) {
@@ -108,6 +110,7 @@ static void timer_ready(struct segue *segue, struct watch *watch, uint32_t event
 	sg_machine_timer(segue, now);
 	sg_manager_timer(segue, now);
 	sg_peer_retry(segue, now);
+	sg_supervised_timer(segue, now);
 	sg_timer_arm(segue);
 }
 
@@ -247,7 +250,8 @@ static int open_descriptors(struct segue *segue)
 	return r < 0 ? sg_fail(segue, r, "epoll: %s", strerror(-r)) : 0;
 }
 
-/* The channel that a predecessor left open for us, -1: none. It leaves the environment. */
+/* The channel that a predecessor or a supervisor left open for us, -1: none. It leaves the
+ * environment. */
 static int take_channel(struct segue *segue)
 {
 	const char *text = getenv(CHANNEL_VARIABLE);
@@ -265,7 +269,7 @@ static int take_channel(struct segue *segue)
 	    type != SOCK_SEQPACKET) {
 		(void)sg_fail(segue, -EPROTO,
 		              CHANNEL_VARIABLE
-		              " names no channel; it is set by a predecessor only");
+		              " names no channel; it is set by a predecessor or a supervisor only");
 		return -EPROTO;
 	}
 	(void)sg_fd_set_cloexec(fd, 1);
@@ -312,7 +316,7 @@ static int open_steps(struct segue *segue, const struct segue_options *options)
 static void say_failed(struct segue *segue)
 {
 	struct sg_message failed = { .type = SG_MESSAGE_FAILED, .error = (uint32_t)segue->unfit };
-	struct peer *peer = sg_peer_direct(segue, PEER_PREDECESSOR);
+	struct peer *peer = sg_peer_upstream(segue);
 
 	if (peer == NULL || segue->unfit == 0 || segue->state != SG_STATE_STARTING)
 		return;
@@ -341,7 +345,8 @@ int segue_open(struct segue **ret_segue, const struct segue_options *options)
 	segue->pidfile.dir_fd = segue->pidfile.lock_fd = -1;
 	segue->origin.directory_fd = -1;
 	segue->watchdog_due_ms = segue->extend_due_ms = segue->deadline_ms = -1;
-	segue->retry_due_ms = -1;
+	segue->retry_due_ms = segue->progress.due_ms = -1;
+	segue->progress.connections = SG_WIRE_UNKNOWN;
 	segue->start_ms = SEGUE_FOREVER;
 	segue->events_last = &segue->events_first;
 	segue->generation = 1;
@@ -354,12 +359,23 @@ int segue_open(struct segue **ret_segue, const struct segue_options *options)
 		return r;
 	}
 	segue->opened = true;
-	segue->owner = sg_peer_direct(segue, PEER_PREDECESSOR) == NULL;
+	segue->owner = sg_peer_upstream(segue) == NULL && !segue->supervised;
 	if (!segue->owner && segue->start_ms >= 0) {
 		segue->deadline_ms = segue->state_since_ms + segue->start_ms;
 		sg_timer_arm(segue);
 	}
 	return 0;
+}
+
+/* The last of the service: at the final stop, or because nothing ever came to serve. Under a
+ * supervisor it is the supervisor; of orphans that serve on, nobody knows. */
+static bool is_last(struct segue *segue)
+{
+	if (segue->supervised &&
+	    (!sg_supervised_alone(segue) || (segue->orphans_serve && segue->workers > 1)))
+		return false;
+	return segue->owner && (segue->state == SG_STATE_GONE || !segue->opened ||
+	                        segue->state == SG_STATE_STARTING);
 }
 
 void segue_close(struct segue *segue)
@@ -372,9 +388,7 @@ void segue_close(struct segue *segue)
 	if (!segue->served)
 		sg_listeners_unbind(segue);
 	say_failed(segue);
-	/* Without a successor, at the final stop or because nothing ever came to serve. */
-	last = segue->owner && (segue->state == SG_STATE_GONE || !segue->opened ||
-	                        segue->state == SG_STATE_STARTING);
+	last = is_last(segue);
 	sg_signals_restore(segue);
 	sg_handover_done(segue);
 	sg_attempt_done(segue);
@@ -418,23 +432,15 @@ int segue_ready(struct segue *segue)
 	if (r < 0)
 		return r;
 	segue->said_ready = true;
-	sg_machine_post(segue, sg_peer_direct(segue, PEER_PREDECESSOR) != NULL
+	sg_machine_post(segue, segue->supervised || sg_peer_upstream(segue) != NULL
 	                               ? SG_EVENT_READY
 	                               : SG_EVENT_READY_ALONE);
 	return 0;
 }
 
-int segue_upgrade(struct segue *segue)
+/* Those that still drain: a successor would have to be known to each of them. */
+static int predecessors_forbid(struct segue *segue)
 {
-	const char *forbidden = sg_manager_forbids();
-	char reason[SG_ERROR_MAX / 2] = "";
-
-	if (segue->options.never_upgrade)
-		forbidden = "this program does not upgrade itself";
-	if (forbidden != NULL)
-		return sg_fail(segue, -EPERM, "upgrade refused: %s", forbidden);
-	if (sg_machine_refuses(segue, reason, sizeof(reason)))
-		return sg_fail(segue, -EBUSY, "upgrade refused: %s", reason);
 	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
 		if (peer->role == PEER_PREDECESSOR && peer->broken && !peer->doomed)
 			return sg_fail(segue, -EBUSY,
@@ -447,10 +453,28 @@ int segue_upgrade(struct segue *segue)
 		               "upgrade refused: %d older generations still drain (see "
 		               "--drain-timeout); generation %llu serves",
 		               SEGUE_PREDECESSORS_MAX, (unsigned long long)segue->generation);
+	return 0;
+}
+
+int segue_upgrade(struct segue *segue)
+{
+	const char *forbidden = segue->supervised ? NULL : sg_manager_forbids();
+	char reason[SG_ERROR_MAX / 2] = "";
+
+	if (segue->options.never_upgrade)
+		forbidden = "this program does not upgrade itself";
+	if (forbidden != NULL)
+		return sg_fail(segue, -EPERM, "upgrade refused: %s", forbidden);
+	if (sg_machine_refuses(segue, reason, sizeof(reason)))
+		return sg_fail(segue, -EBUSY, "upgrade refused: %s", reason);
+	if (!segue->supervised && predecessors_forbid(segue) < 0)
+		return -EBUSY;
 	if (segue->options.may_upgrade != NULL &&
 	    segue->options.may_upgrade(segue->options.ctx, reason, sizeof(reason)) != 0)
 		return sg_fail(segue, -ECANCELED, "upgrade refused by the program: %s",
 		               reason[0] != '\0' ? reason : "no reason given");
+	if (segue->supervised)
+		return sg_supervised_ask(segue);
 	sg_machine_post(segue, SG_EVENT_UPGRADE);
 	return 0;
 }

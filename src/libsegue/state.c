@@ -44,7 +44,7 @@ static size_t blobs_count(const struct blob *list)
 	return count;
 }
 
-static int blob_add_take(struct blob **list, const char *name, int fd, size_t len)
+static int blob_add_take(struct blob **list, const char *name, int fd, size_t len, uint32_t worker)
 {
 	struct blob *blob = calloc(1, sizeof(*blob));
 
@@ -55,6 +55,7 @@ static int blob_add_take(struct blob **list, const char *name, int fd, size_t le
 	snprintf(blob->name, sizeof(blob->name), "%.63s", name);
 	blob->fd = fd;
 	blob->len = len;
+	blob->worker = worker;
 	while (*list != NULL)
 		list = &(*list)->next;
 	*list = blob;
@@ -76,7 +77,7 @@ int segue_put_blob(struct segue *segue, const char *name, const void *data, size
 	fd = sg_blob_make(name, data, len);
 	if (fd < 0)
 		return sg_fail(segue, fd, "blob '%s': %s", name, strerror(-fd));
-	return blob_add_take(&segue->saving, name, fd, len);
+	return blob_add_take(&segue->saving, name, fd, len, segue->worker);
 }
 
 static int save(struct segue *segue, bool final)
@@ -109,23 +110,47 @@ static int send_blobs(struct peer *peer, enum sg_message_type end)
 	return r < 0 ? r : sg_peer_send(peer, &last, NULL, 0);
 }
 
+/* Once, by the successor that starts; under a supervisor, by one that does not serve yet. */
+static bool may_ask(const struct peer *peer)
+{
+	if (peer->segue->supervised)
+		return !peer->committed && !peer->asked;
+	return peer->segue->attempt.peer == peer && !peer->ready;
+}
+
+static void snapshot_failed(struct peer *peer, int error)
+{
+	const char *why = error < 0 ? strerror(-error) : "save_state() refused";
+	struct segue *segue = peer->segue;
+	struct sg_message failed = { .type = SG_MESSAGE_FAILED,
+		                     .error = (uint32_t)(error < 0 ? -error : ECANCELED) };
+
+	if (!segue->supervised) {
+		sg_attempt_failed(segue, error, "the state could not be saved: %s", why);
+		sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
+		return;
+	}
+	/* It is the successor that fails then, and the supervisor hears why from it. */
+	snprintf(failed.text, sizeof(failed.text), "%s", why);
+	(void)sg_peer_send(peer, &failed, NULL, 0);
+}
+
 /* False: nobody may ask now. */
 bool sg_state_send_snapshot(struct peer *peer)
 {
 	struct segue *segue = peer->segue;
 	int r;
 
-	if (segue->attempt.peer != peer || peer->ready)
+	if (!may_ask(peer))
 		return false;
+	peer->asked = true;
 	r = save(segue, false);
 	if (r == 0)
 		r = send_blobs(peer, SG_MESSAGE_STATE);
 	if (r == 0)
 		return true;
 	blobs_free(&segue->saving);
-	sg_attempt_failed(segue, r, "the state could not be saved: %s",
-	                  r < 0 ? strerror(-r) : "save_state() refused");
-	sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
+	snapshot_failed(peer, r);
 	return true;
 }
 
@@ -154,11 +179,44 @@ void sg_state_take_blob(struct peer *peer, const struct sg_message *message, int
 		sg_fd_close(fd);
 		return;
 	}
-	if (blob_add_take(&peer->arriving, message->name, fd, message->size) < 0)
+	if (blob_add_take(&peer->arriving, message->name, fd, message->size, peer->worker) < 0)
 		sg_queue_warning(segue, ENOMEM, "blob '%s' was not taken", message->name);
 }
 
-/* All blobs of one state have come: they replace those of the earlier one. */
+/* All blobs of a predecessor's snapshot have come: behind those of the workers before it. */
+void sg_state_take_snapshot(struct peer *peer)
+{
+	struct blob *blobs = peer->arriving, **at = &peer->segue->received, **last = &blobs;
+
+	peer->arriving = NULL;
+	if (!peer->asked || peer->answered) {
+		blobs_free(&blobs);
+		return;
+	}
+	peer->answered = true;
+	while (*last != NULL)
+		last = &(*last)->next;
+	while (*at != NULL && (*at)->worker <= peer->worker)
+		at = &(*at)->next;
+	*last = *at;
+	*at = blobs;
+}
+
+/* A predecessor under the same supervisor could not save its state. */
+void sg_state_take_refusal(struct peer *peer, const struct sg_message *message)
+{
+	struct segue *segue = peer->segue;
+
+	if (!peer->asked || peer->answered)
+		return;
+	peer->answered = true;
+	segue->snapshot_error = message->error != 0 ? -(int)message->error : -ECANCELED;
+	snprintf(segue->scratch, sizeof(segue->scratch),
+	         "worker %u of generation %llu could not save its state: %s", peer->worker,
+	         (unsigned long long)peer->generation, message->text);
+}
+
+/* All blobs of a final state have come: they replace those of the earlier one. */
 void sg_state_replace_take(struct segue *segue, struct blob *blobs)
 {
 	blobs_free(&segue->received);
@@ -167,32 +225,68 @@ void sg_state_replace_take(struct segue *segue, struct blob *blobs)
 
 static bool snapshot_done(struct segue *segue)
 {
-	return segue->snapshot_done;
+	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
+		if (peer->role == PEER_PREDECESSOR && peer->asked && !peer->answered &&
+		    !peer->doomed && !peer->broken)
+			return false;
+	return true;
+}
+
+/* Of the generation that serves: those that drain have handed theirs on. */
+static uint64_t youngest(struct segue *segue)
+{
+	uint64_t generation = 0;
+
+	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
+		if (peer->role == PEER_PREDECESSOR && !peer->doomed &&
+		    peer->generation > generation)
+			generation = peer->generation;
+	return generation;
+}
+
+static void ask_all(struct segue *segue)
+{
+	uint64_t generation = youngest(segue);
+
+	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next) {
+		if (peer->role != PEER_PREDECESSOR || peer->doomed || peer->broken ||
+		    peer->introduced != segue->supervised || peer->generation != generation)
+			continue;
+		peer->asked = true;
+		(void)sg_peer_send_type(peer, SG_MESSAGE_WANT_STATE);
+	}
 }
 
 static int ask_snapshot(struct segue *segue)
 {
-	struct peer *peer = sg_peer_direct(segue, PEER_PREDECESSOR);
 	int r;
 
-	if (segue->snapshot_asked || segue->said_ready || peer == NULL)
+	if (segue->snapshot_asked || segue->said_ready)
 		return 0;
 	segue->snapshot_asked = true;
-	(void)sg_peer_send_type(peer, SG_MESSAGE_WANT_STATE);
+	ask_all(segue);
 	r = sg_upstream_wait(segue, snapshot_done, SNAPSHOT_MS);
 	if (r == -ETIMEDOUT)
 		return sg_fail(segue, r, "the predecessor did not send its state");
+	if (r < 0 && segue->supervised)
+		return sg_fail(segue, r, "the supervisor ended before the state had come");
 	return 0;
 }
 
-int segue_blob(struct segue *segue, const char *name, const void **ret_data, size_t *ret_len)
+static int find_blob(struct segue *segue, const char *name, size_t index, struct blob **ret_blob)
 {
-	int r = ask_snapshot(segue);
 	struct blob *blob;
+	int r = ask_snapshot(segue);
 
-	if (r < 0)
+	if (r == 0 && segue->snapshot_error < 0 && !segue->said_ready)
+		r = sg_fail(segue, segue->snapshot_error, "%s", segue->scratch);
+	if (r < 0) {
+		segue->unfit = -r;
 		return r;
+	}
 	blob = blob_find(segue->received, name);
+	while (blob != NULL && index-- > 0)
+		blob = blob_find(blob->next, name);
 	if (blob == NULL)
 		return sg_fail(segue, -ENOENT, "the predecessor handed over no blob '%.63s'", name);
 	if (blob->data == NULL) {
@@ -200,8 +294,28 @@ int segue_blob(struct segue *segue, const char *name, const void **ret_data, siz
 		if (r < 0)
 			return sg_fail(segue, r, "blob '%s': %s", name, strerror(-r));
 	}
+	*ret_blob = blob;
+	return 0;
+}
+
+int segue_blob(struct segue *segue, const char *name, const void **ret_data, size_t *ret_len)
+{
+	uint32_t worker;
+
+	return segue_blob_of(segue, name, 0, ret_data, ret_len, &worker);
+}
+
+int segue_blob_of(struct segue *segue, const char *name, size_t index, const void **ret_data,
+                  size_t *ret_len, uint32_t *ret_worker)
+{
+	struct blob *blob = NULL;
+	int r = find_blob(segue, name, index, &blob);
+
+	if (r < 0)
+		return r;
 	*ret_data = blob->data;
 	*ret_len = blob->len;
+	*ret_worker = blob->worker;
 	return 0;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The successor's side: joining a predecessor, and what predecessors say later.
+ * The successor's side: joining a predecessor or a supervisor, and what predecessors say later.
  *
  * Before the commit any error here ends this process and nothing else. A connection that
  * arrives is given to the application only after its acknowledgement has been written: until
@@ -41,7 +41,7 @@ static void broke(struct peer *peer)
 
 /* Introductions come before the offer, so that a successor which has its listeners is known
  * to every generation that could otherwise serve beside it. An older generation is introduced
- * by its successor, a younger one by its predecessor. */
+ * by its successor, a younger one by its predecessor, and both by a supervisor. */
 void sg_upstream_introduction(struct segue *segue, const struct sg_message *message, int *fds)
 {
 	struct peer *peer = sg_peer_new_take(
@@ -54,6 +54,7 @@ void sg_upstream_introduction(struct segue *segue, const struct sg_message *mess
 	}
 	peer->introduced = true;
 	peer->generation = message->generation;
+	peer->worker = message->worker;
 	peer->pid = (pid_t)message->pid;
 	/* Whoever drains says hello at once; the successor answers when it serves. */
 	if (peer->role == PEER_SUCCESSOR)
@@ -80,6 +81,7 @@ static void push_connection(struct peer *peer, const struct sg_message *message,
 	queued->memory = memory;
 	queued->event.fd = fd;
 	queued->event.generation = peer->generation;
+	queued->event.worker = peer->worker;
 	queued->event.bytes = memory;
 	queued->event.bytes_len = connection->bytes_len;
 	queued->event.record = memory + connection->bytes_len;
@@ -160,6 +162,8 @@ static void take_final(struct peer *peer)
 	if (queued == NULL)
 		return;
 	queued->event.generation = peer->generation;
+	queued->event.worker = peer->worker;
+	queued->peer_id = peer->id;
 	queued->blobs = peer->arriving;
 	peer->arriving = NULL;
 	sg_queue_push(peer->segue, queued);
@@ -169,14 +173,15 @@ static void take_final(struct peer *peer)
  * The application has dealt with the final state, and so with all that came before it: it
  * serves. Only now may the predecessor go, which until then takes the service back.
  */
-void sg_upstream_receipt(struct segue *segue, uint64_t generation)
+void sg_upstream_receipt(struct segue *segue, uint64_t peer_id)
 {
 	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
-		if (peer->role == PEER_PREDECESSOR && peer->generation == generation)
+		if (peer->role == PEER_PREDECESSOR && peer->id == peer_id)
 			(void)sg_peer_send_type(peer, SG_MESSAGE_RECEIPT);
 }
 
-static bool take_handshake(struct peer *peer, struct sg_message *message, int *fds)
+/* What comes before the end of the offer. False where it makes no sense now. */
+bool sg_upstream_handshake(struct peer *peer, struct sg_message *message, int *fds)
 {
 	struct segue *segue = peer->segue;
 	int r;
@@ -228,6 +233,34 @@ static bool take_greeting(struct peer *peer, struct sg_message *message, int *fd
 	return true;
 }
 
+/* Without a probation its end need not be waited for: an upgrade may follow at once. */
+void sg_upstream_commit(struct segue *segue, const struct sg_message *message)
+{
+	segue->start_ms = (int64_t)message->probation_ms + MARGIN_MS;
+	sg_machine_post(segue, SG_EVENT_COMMIT);
+	if (message->probation_ms == 0)
+		sg_machine_post(segue, SG_EVENT_CONFIRM);
+}
+
+void sg_upstream_given_up(struct peer *peer)
+{
+	struct segue *segue = peer->segue;
+
+	if (segue->state != SG_STATE_STARTING && segue->state != SG_STATE_READY)
+		return;
+	segue->given_up = true;
+	peer->broken = !segue->opened;
+	sg_machine_post(segue, SG_EVENT_PREDECESSOR_BROKE);
+}
+
+/* Under a supervisor a predecessor hands over what it has; orders are the supervisor's. */
+static bool may_say(const struct peer *peer, enum sg_message_type type)
+{
+	return !peer->segue->supervised || type == SG_MESSAGE_HELLO || type == SG_MESSAGE_BLOB ||
+	       type == SG_MESSAGE_STATE || type == SG_MESSAGE_FAILED ||
+	       type == SG_MESSAGE_CONNECTIONS || type == SG_MESSAGE_FINAL;
+}
+
 void sg_upstream_message(struct peer *peer, struct sg_message *message, int *fds, size_t fds_len,
                          int error)
 {
@@ -244,6 +277,11 @@ void sg_upstream_message(struct peer *peer, struct sg_message *message, int *fds
 		broke(peer);
 		return;
 	}
+	if (!may_say(peer, message->type)) {
+		close_fds(fds, fds_len);
+		broke(peer);
+		return;
+	}
 	switch (message->type) {
 	case SG_MESSAGE_HELLO:
 		if (peer->greeted)
@@ -252,6 +290,11 @@ void sg_upstream_message(struct peer *peer, struct sg_message *message, int *fds
 			return;
 		fds_len = 0;
 		break;
+	case SG_MESSAGE_SUPERVISE:
+		if (peer->introduced || !peer->greeted || segue->opened)
+			break;
+		sg_supervised_begin(peer, message);
+		return;
 	case SG_MESSAGE_INTRODUCE:
 		sg_upstream_introduction(segue, message, fds);
 		return;
@@ -259,27 +302,19 @@ void sg_upstream_message(struct peer *peer, struct sg_message *message, int *fds
 		sg_state_take_blob(peer, message, fds[0]);
 		return;
 	case SG_MESSAGE_STATE:
-		segue->snapshot_done = true;
-		sg_state_replace_take(segue, peer->arriving);
-		peer->arriving = NULL;
+		sg_state_take_snapshot(peer);
 		return;
 	case SG_MESSAGE_COMMIT:
-		segue->start_ms = (int64_t)message->probation_ms + MARGIN_MS;
-		sg_machine_post(segue, SG_EVENT_COMMIT);
-		/* Without a probation its end need not be waited for: an upgrade may follow at
-		 * once. */
-		if (message->probation_ms == 0)
-			sg_machine_post(segue, SG_EVENT_CONFIRM);
+		sg_upstream_commit(segue, message);
 		return;
 	case SG_MESSAGE_CONFIRM:
 		sg_machine_post(segue, SG_EVENT_CONFIRM);
 		return;
 	case SG_MESSAGE_FAILED:
-		if (segue->state != SG_STATE_STARTING && segue->state != SG_STATE_READY)
-			return;
-		segue->given_up = true;
-		peer->broken = !segue->opened;
-		sg_machine_post(segue, SG_EVENT_PREDECESSOR_BROKE);
+		if (segue->supervised)
+			sg_state_take_refusal(peer, message);
+		else
+			sg_upstream_given_up(peer);
 		return;
 	case SG_MESSAGE_CONNECTIONS:
 		take_connections(peer, message, fds, fds_len);
@@ -288,7 +323,7 @@ void sg_upstream_message(struct peer *peer, struct sg_message *message, int *fds
 		take_final(peer);
 		return;
 	default:
-		if (take_handshake(peer, message, fds))
+		if (sg_upstream_handshake(peer, message, fds))
 			return;
 		break;
 	}
@@ -309,7 +344,8 @@ void sg_upstream_gone(struct peer *peer)
 		return;
 	sg_peer_doom(peer);
 	/* With nobody left who could serve, there is no deadline for the application's start. */
-	if (segue->state == SG_STATE_STARTING && sg_peer_count(segue, PEER_PREDECESSOR) == 0) {
+	if (segue->state == SG_STATE_STARTING && !segue->supervised &&
+	    sg_peer_count(segue, PEER_PREDECESSOR) == 0) {
 		segue->deadline_ms = -1;
 		sg_timer_arm(segue);
 	}
@@ -318,30 +354,84 @@ void sg_upstream_gone(struct peer *peer)
 		sg_machine_post(segue, SG_EVENT_PREDECESSOR_GONE);
 }
 
-/* Waits for messages of the direct predecessor: only in segue_open() and segue_blob(). */
+struct waiting {
+	struct pollfd *pollers;
+	struct peer **peers;
+	nfds_t count;
+};
+
+static bool speaks_to_us(const struct peer *peer)
+{
+	return (peer->role == PEER_PREDECESSOR || peer->role == PEER_SUPERVISOR) && !peer->doomed &&
+	       peer->channel.fd >= 0;
+}
+
+static int waiting_init(struct segue *segue, struct waiting *waiting)
+{
+	size_t count = 0;
+
+	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
+		count += speaks_to_us(peer);
+	waiting->count = 0;
+	waiting->pollers = calloc(count, sizeof(*waiting->pollers));
+	waiting->peers = calloc(count, sizeof(struct peer *));
+	if (waiting->pollers == NULL || waiting->peers == NULL)
+		return -ENOMEM;
+	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next) {
+		if (!speaks_to_us(peer))
+			continue;
+		waiting->pollers[waiting->count] =
+			(struct pollfd){ .fd = peer->channel.fd, .events = POLLIN };
+		waiting->peers[waiting->count++] = peer;
+	}
+	return 0;
+}
+
+/* One round: waits for words from above and takes them. */
+static int hear(struct segue *segue, int64_t left_ms)
+{
+	struct waiting waiting;
+	int r = waiting_init(segue, &waiting);
+
+	if (r == 0 && poll(waiting.pollers, waiting.count, (int)left_ms) < 0 && errno != EINTR)
+		r = -errno;
+	for (nfds_t i = 0; r == 0 && i < waiting.count; i++) {
+		struct peer *peer = waiting.peers[i];
+
+		if (waiting.pollers[i].revents == 0 || peer->doomed)
+			continue;
+		sg_peer_read(peer);
+		if (peer->introduced && peer->channel.fd < 0 && !peer->doomed)
+			sg_peer_gone(peer);
+	}
+	free(waiting.pollers);
+	free(waiting.peers);
+	return r;
+}
+
+/* Waits for messages from above: only in segue_open() and segue_blob(). */
 int sg_upstream_wait(struct segue *segue, bool (*done)(struct segue *), int64_t timeout_ms)
 {
 	int64_t deadline = sg_now_ms() + timeout_ms;
 
 	for (;;) {
-		struct peer *peer = sg_peer_direct(segue, PEER_PREDECESSOR);
-		struct pollfd poller = { .events = POLLIN };
+		struct peer *peer = sg_peer_upstream(segue);
 		int64_t left = deadline - sg_now_ms();
+		int r;
 
 		if (done(segue))
 			return 0;
 		if (peer == NULL)
 			return -EPIPE;
 		if (peer->channel.fd < 0) {
-			sg_upstream_gone(peer);
+			sg_peer_gone(peer);
 			return -EPIPE;
 		}
 		if (left <= 0)
 			return -ETIMEDOUT;
-		poller.fd = peer->channel.fd;
-		if (poll(&poller, 1, (int)left) < 0 && errno != EINTR)
-			return -errno;
-		sg_peer_read(peer);
+		r = hear(segue, left);
+		if (r < 0)
+			return r;
 		if (peer->broken)
 			return -EPROTO;
 	}
@@ -349,38 +439,47 @@ int sg_upstream_wait(struct segue *segue, bool (*done)(struct segue *), int64_t 
 
 static bool greeted(struct segue *segue)
 {
-	struct peer *peer = sg_peer_direct(segue, PEER_PREDECESSOR);
+	struct peer *peer = sg_peer_upstream(segue);
 
 	return peer != NULL && peer->greeted;
 }
 
 static bool offered(struct segue *segue)
 {
-	struct peer *peer = sg_peer_direct(segue, PEER_PREDECESSOR);
+	struct peer *peer = sg_peer_upstream(segue);
 
 	return peer != NULL && peer->ready;
 }
 
 static int join_fails(struct segue *segue, int error)
 {
+	const char *who = segue->supervised ? "supervisor" : "predecessor";
+
 	switch (error) {
 	case -EPROTONOSUPPORT:
 		(void)sg_fail(segue, -EPROTO, "%s", segue->scratch);
 		break;
 	case -ETIMEDOUT:
-		(void)sg_fail(segue, error, "the predecessor did not talk for %d ms", JOIN_MS);
+		(void)sg_fail(segue, error, "the %s did not talk for %d ms", who, JOIN_MS);
 		break;
 	case -EPIPE:
-		(void)sg_fail(segue, error,
-		              "the predecessor ended before it had handed over its listeners");
+		(void)sg_fail(segue, error, "the %s ended before it had handed over its listeners",
+		              who);
+		break;
+	case -ENOMEM:
+		(void)sg_fail(segue, error, "no memory");
 		break;
 	default:
-		(void)sg_fail(segue, -EPROTO,
-		              segue->no_descriptors ? "there is no room for the descriptors of the "
-		                                      "predecessor; raise RLIMIT_NOFILE"
-		              : segue->given_up
-		                      ? "the predecessor has given this start up"
-		                      : "the predecessor sent a message that makes no sense");
+		if (segue->no_descriptors)
+			(void)sg_fail(segue, -EPROTO,
+			              "there is no room for the descriptors of the %s; raise "
+			              "RLIMIT_NOFILE",
+			              who);
+		else
+			(void)sg_fail(segue, -EPROTO,
+			              segue->given_up ? "the %s has given this start up"
+			                              : "the %s sent a message that makes no sense",
+			              who);
 		break;
 	}
 	return error == -EPROTONOSUPPORT ? -EPROTO : error;
@@ -400,9 +499,11 @@ static int wait_for_death(const struct peer *peer)
 }
 
 /*
- * Joins the predecessor at the other end: greetings, introductions, listeners. Where the
- * predecessor dies before it has offered its listeners, this generation serves alone, unless
- * older ones still drain: they will serve again, and two must not.
+ * Joins the predecessor or supervisor at the other end: greetings, introductions, listeners.
+ * Where a predecessor dies before it has offered its listeners, this generation serves alone,
+ * unless older ones still drain: they will serve again, and two must not. Without its
+ * supervisor a worker never begins; one whose supervisor dies right behind its greeting does
+ * not know it for one, so a supervisor greets as one to whom others drain.
  */
 int sg_upstream_join(struct segue *segue, int channel_fd)
 {
@@ -420,7 +521,7 @@ int sg_upstream_join(struct segue *segue, int channel_fd)
 	others = peer->predecessors;
 	(void)sg_peer_send_hello(peer);
 	r = sg_upstream_wait(segue, offered, JOIN_MS);
-	if (r == -EPIPE && others == 0) {
+	if (r == -EPIPE && others == 0 && !segue->supervised) {
 		r = wait_for_death(peer);
 		if (r < 0)
 			return join_fails(segue, r);
