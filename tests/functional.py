@@ -80,6 +80,8 @@ class Subject:
         assert ended["outcome"] == "failed", ended
         assert ended["pid"] == before == self.pid
         if ended["successor_pid"]:
+            # Where a service manager is notified, it is who reaps: here that is the test.
+            self.service.reap()
             assert not os.path.exists(f"/proc/{ended['successor_pid']}")
         return ended["reason"]
 

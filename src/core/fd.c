@@ -9,9 +9,11 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -136,17 +138,66 @@ static int status_of(const siginfo_t *info)
 	return (info->si_status & 0x7f) | (info->si_code == CLD_DUMPED ? 0x80 : 0);
 }
 
+/*
+ * PIDFD_GET_INFO of Linux 6.15, which most headers do not have yet.
+ * Source: pidfd_open(2), include/uapi/linux/pidfd.h
+ */
+struct pidfd_exit_info {
+	uint64_t mask, cgroup;
+	uint32_t ids[11];
+	int32_t exit_code;
+};
+#define PIDFD_EXIT_INFO      _IOWR(0xff, 11, struct pidfd_exit_info)
+#define PIDFD_EXIT_INFO_EXIT (UINT64_C(1) << 3)
+
+/* Of a process that another has reaped, or -1. */
+static int status_of_reaped(int pidfd)
+{
+	struct pidfd_exit_info info = { .mask = PIDFD_EXIT_INFO_EXIT };
+
+	if (ioctl(pidfd, PIDFD_EXIT_INFO, &info) < 0 || !(info.mask & PIDFD_EXIT_INFO_EXIT))
+		return -1;
+	return info.exit_code;
+}
+
+/* Of a zombie that is another's to reap: the last number of its line, or -1. */
+static int status_of_zombie(int pidfd)
+{
+	char path[40], text[1024];
+	SG_CLEANUP(sg_fd_cleanup) int fd = -1;
+	pid_t pid = sg_pidfd_pid(pidfd);
+	const char *last;
+	ssize_t n;
+
+	if (pid <= 0)
+		return -1;
+	snprintf(path, sizeof(path), "/proc/%ld/stat", (long)pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	if (n <= 0 || text[n - 1] != '\n')
+		return -1;
+	text[n - 1] = '\0';
+	last = strrchr(text, ' ');
+	/* Reaped meanwhile, the pid may already be a stranger's. */
+	if (last == NULL || sg_pidfd_pid(pidfd) != pid)
+		return -1;
+	return (int)strtol(last, NULL, 10);
+}
+
 int sg_pidfd_reap(int pidfd, int *ret_status)
 {
 	siginfo_t info = { 0 };
 
 	if (waitid((idtype_t)P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG) < 0) {
-		/* Reaped by the host's own waitpid(-1), or SIGCHLD is ignored there. */
+		/* Reaped by the host's own waitpid(-1), SIGCHLD is ignored there, or it is a
+		 * sibling. */
 		if (errno != ECHILD)
 			return -errno;
 		if (sg_pidfd_dead(pidfd) <= 0)
 			return 0;
-		*ret_status = -1;
+		*ret_status = status_of_zombie(pidfd);
+		if (*ret_status < 0)
+			*ret_status = status_of_reaped(pidfd);
 		return 1;
 	}
 	if (info.si_pid == 0)

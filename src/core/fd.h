@@ -47,7 +47,8 @@ int sg_pidfd_signal(int pidfd, int signal);
 
 /*
  * Reaps a dead child. ret_status is a waitpid() status, or -1 where another waiter of the
- * process was faster. 1 when it was dead, 0 when it lives.
+ * process was faster. 1 when it was dead, 0 when it lives. A sibling is left to whoever reaps
+ * it.
  */
 int sg_pidfd_reap(int pidfd, int *ret_status);
 

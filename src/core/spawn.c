@@ -525,7 +525,7 @@ static int clone_child(struct plan *plan, struct sg_spawned *spawned)
 	/* A handler of the host must not run in the child. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	pid = raw_clone(CLONE_PIDFD, &pidfd);
+	pid = raw_clone(CLONE_PIDFD | (plan->spawn->sibling ? CLONE_PARENT : 0), &pidfd);
 	if (pid == 0)
 		child(plan, starter);
 	if (pid < 0)

@@ -54,8 +54,9 @@ struct sg_spawn {
 	size_t fds_len;
 	const struct sg_identity *identity; /* NULL: the caller's */
 	const char *directory;              /* NULL: the origin's */
-	bool own_session;                   /* no terminal, and a process group of its own */
-	int death_signal;                   /* sent when the calling thread dies; 0: none */
+	bool sibling;      /* the caller's parent becomes its parent, and reaps it */
+	bool own_session;  /* no terminal, and a process group of its own */
+	int death_signal;  /* sent when the calling thread dies; 0: none */
 	int ignore_signal; /* ignored by the new program until it handles it; 0: none */
 	bool witness;      /* exec_fd says how the program ended, whoever reaps children here */
 	int inherit_fd;    /* stays open under its number; -1: only 0, 1 and 2 do */

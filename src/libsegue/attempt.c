@@ -120,6 +120,11 @@ void sg_attempt_spawn(struct segue *segue)
 	if (segue->notify.watchdog_us > 0)
 		set[1] = "WATCHDOG_PID=@pid";
 	spawn.inherit_fd = fds[1];
+	/*
+	 * systemd waits only for a main process that is its own child when it is named: the stop
+	 * of any other goes from SIGTERM to SIGKILL at once.
+	 */
+	spawn.sibling = segue->notify.fd >= 0;
 	/* "pkill -USR2" reaches the successor too, perhaps before it can handle the signal. */
 	spawn.ignore_signal = segue->options.upgrade_signal;
 	r = start(segue, &spawn);

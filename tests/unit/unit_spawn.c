@@ -591,6 +591,39 @@ UNIT_CASE(a_witness_says_how_a_program_ended_whoever_reaps_children_here)
 	sg_origin_done(&origin);
 }
 
+/* In a process between: starts a sibling of itself, and says what it can see of its end. */
+static int start_sibling(void)
+{
+	struct sg_origin origin = origin_of("/bin/sh", "sh");
+	char *argv[] = { (char *)"sh", (char *)"-c", (char *)"exit 3", NULL };
+	struct sg_spawn spawn = {
+		.origin = &origin, .inherit_fd = -1, .argv = argv, .sibling = true
+	};
+	struct sg_exec_error report = { 0 };
+	struct sg_spawned spawned;
+
+	CHECK_INT(sg_spawn(&spawned, &spawn), 0);
+	CHECK_INT(result_of(spawned.exec_fd, &report), 1);
+	sg_origin_done(&origin);
+	return end_of(&spawned);
+}
+
+UNIT_CASE(a_sibling_is_reaped_by_the_parent_and_its_end_is_seen_before)
+{
+	pid_t between = (pid_t)MUST(fork()), first, second;
+	int status;
+
+	if (between == 0)
+		_exit(WEXITSTATUS(start_sibling()));
+	/* Both say 3: the sibling by its own end, and the one between of what it saw. */
+	first = (pid_t)MUST(waitpid(between, &status, 0));
+	CHECK_INT(first, between);
+	CHECK_INT(WEXITSTATUS(status), 3);
+	second = (pid_t)MUST(waitpid(-1, &status, 0));
+	CHECK(second != between);
+	CHECK_INT(WEXITSTATUS(status), 3);
+}
+
 UNIT_CASE(a_witness_that_is_killed_takes_the_program_along)
 {
 	struct sg_origin origin = origin_of("/bin/sleep", "sleep");
