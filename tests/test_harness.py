@@ -171,8 +171,10 @@ def unit(folder):
             [program, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
 
+    before = {stat.pid for stat in processes.children()}
     yield run
-    processes.kill_all(processes.children())  # What the cases leave on purpose comes to us.
+    # What the cases leave on purpose comes to us.
+    processes.kill_all(stat for stat in processes.children() if stat.pid not in before)
 
 
 def test_a_unit_program_lists_its_cases_in_the_order_of_the_file(unit):

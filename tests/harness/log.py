@@ -100,12 +100,17 @@ class Log:
                         + "\n".join(self.lines[-20:])
                     )
 
-    def wait_for_line(self, pattern, deadline=None):
+    def mark_line(self):
+        """A point in the log, for since= of wait_for_line()."""
+        with self._changed:
+            return len(self.lines)
+
+    def wait_for_line(self, pattern, deadline=None, since=0):
         """The first line in which a regular expression is found."""
         deadline = until(deadline)
         with self._changed:
             while True:
-                for line in self.lines:
+                for line in self.lines[since:]:
                     if re.search(pattern, line):
                         return line
                 if self.ended or deadline.left() == 0:
