@@ -123,7 +123,7 @@ static void add_times(const struct display *display, char *text, size_t size)
 	add(text, size, "  %s", span);
 	if (display->deadline_ms == 0)
 		return;
-	view_span(span, display->deadline_ms > now ? display->deadline_ms - now : 0, false);
+	view_span(span, display->deadline_ms - now + 999, false);
 	add(text, size, ", %s left", span);
 }
 
@@ -289,7 +289,7 @@ static void say_drain(struct display *display, const char *what)
 		add(text, sizeof(text), ": %" PRId64 " connection%s left", display->connections,
 		    display->connections == 1 ? "" : "s");
 	if (display->deadline_ms > 0) {
-		view_span(span, display->deadline_ms - now, false);
+		view_span(span, display->deadline_ms - now + 999, false);
 		add(text, sizeof(text), "%s %s until the deadline", *text != '\0' ? "," : ":",
 		    span);
 	}

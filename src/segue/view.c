@@ -251,7 +251,7 @@ static void print_generation(const struct display *display, const json_t *genera
 	size_t workers = json_array_size(json_object_get(generation, "workers"));
 
 	view_span(age, view_number(generation, "age_ms", 0), false);
-	view_span(span, left, false);
+	view_span(span, left + 999, false);
 	printf("\ngeneration %" PRId64 "  %s%s%s for %s%s%s%s\n",
 	       view_number(generation, "number", 0), colour, state, *colour ? "\033[0m" : "", age,
 	       left >= 0 ? ", " : "", left >= 0 ? span : "", left >= 0 ? " left" : "");
@@ -290,7 +290,7 @@ static void print_upgrades(const struct display *display, const json_t *status)
 
 	if (json_is_object(upgrade)) {
 		view_span(span, view_number(upgrade, "ms", 0), true);
-		view_span(end, left, false);
+		view_span(end, left + 999, false);
 		line(display, "  upgrade    to generation %" PRId64 ": %s, %s so far%s%s%s",
 		     view_number(upgrade, "generation", 0), word(upgrade, "state"), span,
 		     left >= 0 ? ", " : "", left >= 0 ? end : "", left >= 0 ? " left" : "");

@@ -192,7 +192,7 @@ int main(int argc, char **argv)
 	r = control_open(&control, &loop, argv[1], &verbs, NULL, reason, sizeof(reason));
 	if (r < 0) {
 		tell(json_pack("{s:i, s:s}", "failed", r, "reason", reason));
-		return 1;
+		_exit(1);
 	}
 	uv_poll_init(&loop, &input, 0);
 	uv_poll_start(&input, UV_READABLE, on_input);
