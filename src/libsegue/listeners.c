@@ -259,7 +259,7 @@ static int listen_parsed(struct segue *segue, const char *name, const struct sg_
 static int listen_named(struct segue *segue, const char *name, const char *address,
                         const struct segue_listen_options *options)
 {
-	char reason[SG_ERROR_MAX];
+	char reason[SG_ERROR_MAX], copy[SG_NAME_MAX + 1];
 	struct sg_address parsed;
 	int r = sg_address_parse(&parsed, address, reason, sizeof(reason));
 
@@ -270,7 +270,9 @@ static int listen_named(struct segue *segue, const char *name, const char *addre
 		               "listener name '%.63s' is malformed; use 1 to 63 characters of "
 		               "a-z, 0-9, _ and -",
 		               name);
-	return listen_parsed(segue, name != NULL ? name : parsed.text, &parsed, options);
+	/* segue_passed() gives out a name of the table, which is about to change. */
+	snprintf(copy, sizeof(copy), "%s", name != NULL ? name : "");
+	return listen_parsed(segue, name != NULL ? copy : parsed.text, &parsed, options);
 }
 
 static int listen_spec(struct segue *segue, const char *spec,

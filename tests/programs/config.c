@@ -82,6 +82,8 @@ static bool set_own(struct config *config, const char *name, const char *value)
 		config->save_file = value;
 	else if (strcmp(name, "--state") == 0)
 		config->state = true;
+	else if (strcmp(name, "--passed") == 0)
+		config->passed = true;
 	else
 		return strcmp(name, "--log-format") == 0 || strcmp(name, "--note") == 0;
 	return true;

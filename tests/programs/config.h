@@ -24,6 +24,7 @@ struct config {
 	const char *refuse_file; /* upgrades are refused with its first line, while there is one */
 	const char *save_file;   /* save_state() fails while it exists */
 	bool state;              /* ask for the predecessor's state */
+	bool passed;             /* listen on whatever was passed */
 };
 
 /* Exits with a "failed" event where an option is unknown. */

@@ -23,6 +23,8 @@ struct place {
 
 static struct config config;
 static struct place places[CONFIG_MAX];
+static size_t places_len;
+static uint64_t cut_so_far;
 static struct segue *segue;
 static bool accepting, draining;
 
@@ -101,7 +103,7 @@ static void accept_all(const struct place *place)
 
 static void drop(const struct segue_event *event)
 {
-	for (size_t i = 0; i < config.listens_len; i++) {
+	for (size_t i = 0; i < places_len; i++) {
 		if (strcmp(places[i].name, event->name) != 0)
 			continue;
 		say_begin("listener_dropped");
@@ -121,7 +123,7 @@ static void resume(void)
 	accepting = true;
 	draining = false;
 	clients_resume();
-	for (size_t i = 0; i < config.listens_len; i++)
+	for (size_t i = 0; i < places_len; i++)
 		places[i].fd = segue_listener_fd(segue, places[i].name);
 }
 
@@ -132,6 +134,7 @@ static void say_final_state(const struct segue_event *event)
 
 	say_begin("final_state");
 	say_number("predecessor", (int64_t)event->generation);
+	say_number("worker", event->worker);
 	if (segue_blob(segue, "total", &data, &len) == 0 && len == sizeof(clients_total))
 		say_number("total", (int64_t) * (const uint64_t *)data);
 	say_end();
@@ -151,9 +154,13 @@ static void begin_drain(const struct segue_event *event)
 
 static void cut(void)
 {
+	unsigned int count = clients_cut();
+
 	accepting = false;
 	draining = true;
-	say_count("cut", clients_cut());
+	cut_so_far += count;
+	segue_report(segue, clients_count(), cut_so_far);
+	say_count("cut", count);
 }
 
 static void serving(void)
@@ -247,6 +254,7 @@ static int dispatch(void)
 			if (end)
 				return end;
 		}
+		segue_report(segue, clients_count(), cut_so_far);
 		if (!draining || clients_count() > 0 || segue_drained(segue) < 0)
 			return 0;
 		draining = false;
@@ -257,7 +265,7 @@ static nfds_t poll_places(struct pollfd *polled)
 {
 	nfds_t count = 0;
 
-	for (size_t i = 0; i < config.listens_len; i++)
+	for (size_t i = 0; i < places_len; i++)
 		if (accepting && places[i].fd >= 0)
 			polled[count++] = (struct pollfd){ .fd = places[i].fd, .events = POLLIN };
 	return count;
@@ -277,7 +285,7 @@ static int serve(void)
 		if (poll(polled, 1 + listeners + clients, -1) < 0)
 			continue;
 		clients_serve(polled + 1 + listeners, clients);
-		for (size_t i = 0; i < config.listens_len && accepting; i++)
+		for (size_t i = 0; i < places_len && accepting; i++)
 			if (places[i].fd >= 0)
 				accept_all(&places[i]);
 	}
@@ -307,41 +315,71 @@ static int save_state(struct segue *handle, bool final, void *ctx)
 	return segue_put_blob(handle, "total", &clients_total, sizeof(clients_total));
 }
 
-static int listen_all(void)
+static int add_place(int fd)
 {
-	for (size_t i = 0; i < config.listens_len; i++) {
-		const char *spec = config.listens[i], *equals = strchr(spec, '=');
-		int type = 0, fd = segue_listen_spec(segue, spec, &config.listen);
-		socklen_t len = sizeof(type);
-		char text[256] = "?";
+	struct place *place = &places[places_len];
+	socklen_t len = sizeof(int);
+	char text[256] = "?";
+	int type = 0;
 
-		if (fd < 0)
-			return fd;
-		segue_address_text(fd, text, sizeof(text));
-		(void)getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len);
-		places[i].fd = fd;
-		places[i].datagrams = type == SOCK_DGRAM;
-		snprintf(places[i].name, sizeof(places[i].name), "%.*s",
-		         equals != NULL ? (int)(equals - spec) : (int)strlen(spec), spec);
-		say_begin("listener");
-		say_text("name", places[i].name);
-		say_text("address", text);
-		say_end();
-	}
+	if (fd < 0)
+		return fd;
+	places_len++;
+	segue_address_text(fd, text, sizeof(text));
+	(void)getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len);
+	place->fd = fd;
+	place->datagrams = type == SOCK_DGRAM;
+	snprintf(place->name, sizeof(place->name), "%s", segue_listener_name(segue, fd));
+	say_begin("listener");
+	say_text("name", place->name);
+	say_text("address", text);
+	say_end();
 	return 0;
 }
 
+static int listen_passed(void)
+{
+	const char *name;
+	char text[320];
+	int r;
+
+	while ((r = segue_passed(segue, 0, &name, text, sizeof(text))) == 0) {
+		r = add_place(segue_listen(segue, name, text, &config.listen));
+		if (r < 0)
+			return r;
+	}
+	return r == -ENOENT ? 0 : r;
+}
+
+static int listen_all(void)
+{
+	int r = 0;
+
+	if (config.passed)
+		return listen_passed();
+	for (size_t i = 0; r == 0 && i < config.listens_len; i++)
+		r = add_place(segue_listen_spec(segue, config.listens[i], &config.listen));
+	return r;
+}
+
+/* Of all predecessors that hand over to this one. */
 static int take_state(void)
 {
 	const void *data;
+	uint32_t worker;
 	size_t len;
-	int r;
+	int r = 0;
 
-	if (!config.state)
-		return 0;
-	r = segue_blob(segue, "total", &data, &len);
-	if (r == 0)
-		memcpy(&clients_total, data, sizeof(clients_total));
+	for (size_t i = 0; config.state; i++) {
+		r = segue_blob_of(segue, "total", i, &data, &len, &worker);
+		if (r < 0)
+			break;
+		clients_total += *(const uint64_t *)data;
+		say_begin("state_taken");
+		say_number("worker", worker);
+		say_number("total", (int64_t) * (const uint64_t *)data);
+		say_end();
+	}
 	return r == -ENOENT ? 0 : r;
 }
 
