@@ -26,33 +26,35 @@ static int client(int argc, char **argv)
 	return client_command(argv[0], argc, argv);
 }
 
-#define WHICH "SERVICE may be left out where one service runs.\n"
-#define JSON  "  --json         one JSON object a line\n"
+#define WHICH  "SERVICE may be left out where one service runs.\n"
+#define JSON   "  --json          one JSON object a line\n"
+#define COMMON "  --control PATH  of the control socket, in place of a service\n" JSON
 
 static const struct subcommand subcommands[] = {
 	{ "run", "[OPTION]... -- PROGRAM [ARGUMENT]...", "run a service under a supervisor", NULL,
 	  command_run },
-	{ "upgrade", "[SERVICE] [--no-wait] [--json] [-- PROGRAM [ARGUMENT]...]",
+	{ "upgrade", "[SERVICE | --control PATH] [--no-wait] [--json] [-- PROGRAM [ARGUMENT]...]",
 	  "replace the running generation by the next one",
 	  "Starts the next generation, waits until it serves and the one before it is gone, and\n"
 	  "says what happens meanwhile. Behind -- stands a new command line.\n" WHICH "\n"
-	  "  --no-wait      return as soon as it has begun\n" JSON,
+	  "  --no-wait       return as soon as it has begun\n" COMMON,
 	  client },
-	{ "status", "[SERVICE] [--json]",
-	  "say what runs, since when, and how the last upgrade went", WHICH "\n" JSON, client },
+	{ "status", "[SERVICE | --control PATH] [--json]",
+	  "say what runs, since when, and how the last upgrade went", WHICH "\n" COMMON, client },
 	{ "list", "[--json]", "name the services of this user", JSON, client },
-	{ "stop", "[SERVICE] [--now] [--json]", "drain, then end the service",
-	  WHICH "\n  --now          cut what still runs\n" JSON, client },
-	{ "cut", "[SERVICE] [--json]", "end a running drain: close what is left", WHICH "\n" JSON,
-	  client },
-	{ "restart", "[SERVICE] WORKER [--json]", "end one worker and start it again",
-	  "WORKER is a number of 'segue status'.\n" WHICH "\n" JSON, client },
-	{ "kill", "[SERVICE] SIGNAL [--json]", "send a signal to the workers that serve",
-	  "SIGNAL is a name or a number: HUP, SIGHUP, 1.\n" WHICH "\n" JSON, client },
+	{ "stop", "[SERVICE | --control PATH] [--now] [--json]", "drain, then end the service",
+	  WHICH "\n  --now           cut what still runs\n" COMMON, client },
+	{ "cut", "[SERVICE | --control PATH] [--json]", "end a running drain: close what is left",
+	  WHICH "\n" COMMON, client },
+	{ "restart", "[SERVICE | --control PATH] WORKER [--json]",
+	  "end one worker and start it again",
+	  "WORKER is a number of 'segue status'.\n" WHICH "\n" COMMON, client },
+	{ "kill", "[SERVICE | --control PATH] SIGNAL [--json]",
+	  "send a signal to the workers that serve",
+	  "SIGNAL is a name or a number: HUP, SIGHUP, 1.\n" WHICH "\n" COMMON, client },
 	{ "check", "FILE", "check a configuration file and print what it says",
-	  "Prints the whole configuration, defaults included, in the form of a file. What is "
-	  "wrong\n"
-	  "with it is one sentence on standard error, and the exit code is 2.\n",
+	  "Prints the whole configuration, defaults included, in the form of a file. What is\n"
+	  "wrong with it is one sentence on standard error, and the exit code is 2.\n",
 	  command_check },
 };
 
