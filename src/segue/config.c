@@ -82,6 +82,7 @@ void config_free(struct config *config)
 	words_free(config->listen);
 	words_free(config->env);
 	words_free(config->argv);
+	free(config->file);
 	free(config->name);
 	free(config->ready_text);
 	free(config->ready_argument);
@@ -290,6 +291,10 @@ static int apply_file(struct config *config, const struct line *line)
 		return r;
 	r = config_file_apply(config, line->file, text, len, line->reason);
 	free(text);
+	if (r == 0) {
+		config->file = strdup(line->file);
+		r = config->file != NULL ? 0 : -ENOMEM;
+	}
 	return r;
 }
 

@@ -40,6 +40,7 @@ enum config_log {
 enum config_orphans { CONFIG_ORPHANS_DRAIN, CONFIG_ORPHANS_SERVE };
 
 struct config {
+	char *file;    /* of --config; NULL: none */
 	char *name;    /* of the service: 1..63 bytes of [a-z0-9_-] */
 	char **listen; /* "[NAME=]ADDRESS", each well formed; NULL-terminated, never NULL itself */
 	size_t listen_len;

@@ -100,8 +100,9 @@ void desk_event(struct service *service, const char *event, const struct generat
 			json_object_set_new(line, "workers",
 			                    json_integer((json_int_t)generation->slots_len));
 		if (strcmp(event, "starting") == 0)
-			json_object_set_new(line, "deadline_ms",
-			                    number_or_null(service->config->start_timeout_ms));
+			json_object_set_new(
+				line, "deadline_ms",
+				number_or_null(generation->terms->config->start_timeout_ms));
 		if (text != NULL)
 			json_object_set_new(line, "text", control_text(text));
 		control_event(waiter->client, line);
@@ -584,11 +585,11 @@ static void verb_status(void *ctx, struct control_client *client)
 	json_object_set_new(out, "since", time_text(service->since));
 	json_object_set_new(out, "uptime_ms", json_integer(sg_now_ms() - service->began_ms));
 	json_object_set_new(out, "control", json_string(service->control_path));
-	json_object_set_new(out, "config", json_null());
+	json_object_set_new(out, "config", control_text(service->config->file));
 	json_object_set_new(out, "listeners", listeners_status(service));
 	json_object_set_new(out, "restarts", json_integer((json_int_t)service->restarts));
 	json_object_set_new(out, "workers_wanted",
-	                    json_integer((json_int_t)service->config->workers));
+	                    json_integer((json_int_t)service->terms->config->workers));
 	json_object_set_new(out, "generations", generations);
 	json_object_set_new(out, "upgrade", upgrade_status(service));
 	json_object_set_new(out, "last_upgrade", last_upgrade_status(service));

@@ -37,14 +37,15 @@ static void words_free(char **words)
 	free(words);
 }
 
-int generation_new(struct generation **ret_generation, struct service *service, char **argv)
+int generation_new(struct generation **ret_generation, struct service *service, char **argv,
+                   struct terms *terms)
 {
 	struct generation *generation = calloc(1, sizeof(*generation)), **last;
 
 	if (generation == NULL)
 		return -ENOMEM;
 	generation->service = service;
-	generation->slots_len = service->config->workers;
+	generation->slots_len = terms->config->workers;
 	generation->slots = calloc(generation->slots_len, sizeof(*generation->slots));
 	generation->argv = words_copy(argv);
 	if (generation->slots == NULL || generation->argv == NULL) {
@@ -53,6 +54,7 @@ int generation_new(struct generation **ret_generation, struct service *service, 
 		free(generation);
 		return -ENOMEM;
 	}
+	generation->terms = terms_ref(terms);
 	generation->number = ++service->last_number;
 	generation->since_ms = sg_now_ms();
 	generation->since = time(NULL);
@@ -94,6 +96,7 @@ void generation_free(struct generation *generation)
 	}
 	free(generation->slots);
 	words_free(generation->argv);
+	terms_unref(generation->terms);
 	free(generation);
 }
 
@@ -419,7 +422,7 @@ void generation_resume(struct generation *generation)
 
 static void restart(struct slot *slot)
 {
-	struct service *service = slot->generation->service;
+	const struct config *config = slot->generation->terms->config;
 	const struct program *program = NULL;
 	char why_not[128], reason[REASON_MAX];
 
@@ -437,9 +440,8 @@ static void restart(struct slot *slot)
 	log_say("warning", NULL, "worker %llu:%u could not be restarted: %s",
 	        (unsigned long long)slot->generation->number, slot->index, reason);
 	/* Not the program's fault: no limit, and clients wait in the queue. */
-	restart_after(slot, service->config->restart_delay_max_ms < 1000
-	                            ? service->config->restart_delay_max_ms
-	                            : 1000);
+	restart_after(slot,
+	              config->restart_delay_max_ms < 1000 ? config->restart_delay_max_ms : 1000);
 }
 
 static void restart_due(uv_timer_t *timer)
@@ -487,7 +489,7 @@ static void crashed(struct slot *slot, const struct worker *worker)
 {
 	struct generation *generation = slot->generation;
 	struct service *service = generation->service;
-	const struct config *config = service->config;
+	const struct config *config = generation->terms->config;
 	int64_t ms;
 
 	if (!policy_restarts(config, worker->status)) {

@@ -105,7 +105,7 @@ void link_greet(struct link *link)
 {
 	struct slot *slot = link->worker->slot;
 	struct service *service = slot->generation->service;
-	const struct config *config = service->config;
+	const struct config *config = slot->generation->terms->config;
 	struct sg_message hello = { .type = SG_MESSAGE_HELLO,
 		                    .version_min = 2,
 		                    .version_max = SG_WIRE_VERSION_MAX,

@@ -53,10 +53,10 @@ static void judge(struct service *service, int r, const struct sg_exec_error *re
 	}
 	if (r == 2 && WIFEXITED(status))
 		service_failed(service, "the preflight command exited with status %d (%s)",
-		               WEXITSTATUS(status), service->config->preflight);
+		               WEXITSTATUS(status), service->upgrade.terms->config->preflight);
 	else if (r == 2)
 		service_failed(service, "the preflight command was killed by signal %d (%s)",
-		               WTERMSIG(status), service->config->preflight);
+		               WTERMSIG(status), service->upgrade.terms->config->preflight);
 	else
 		service_failed(service, "the preflight command could not be run: %s",
 		               strerror(r < 0 ? -r : ECHILD));
@@ -81,16 +81,17 @@ static void ended(uv_poll_t *poll, int status, int events)
 
 static int start(struct service *service, struct preflight *preflight)
 {
-	char *argv[] = { (char *)"sh", (char *)"-c", service->config->preflight, NULL };
+	char *argv[] = { (char *)"sh", (char *)"-c", service->upgrade.terms->config->preflight,
+		         NULL };
 	char name[100], generation[50];
 	const char *set[] = { name, generation, NULL };
 	int output[2] = { -1, -1 };
-	struct sg_spawn spawn = { .origin = &service->origin,
+	struct sg_spawn spawn = { .origin = &service->upgrade.terms->origin,
 		                  .argv = argv,
 		                  .program = "/bin/sh",
 		                  .inherit_fd = -1,
-		                  .identity = service->as,
-		                  .directory = service->config->directory,
+		                  .identity = service->upgrade.terms->as,
+		                  .directory = service->upgrade.terms->config->directory,
 		                  .witness = true,
 		                  .set = set };
 	int r = relay_worker(service->relay, preflight->key, "preflight", output);

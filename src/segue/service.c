@@ -44,7 +44,7 @@ void service_note_exit(struct service *service, int status)
 	if (WIFEXITED(status))
 		service->exit_code = WEXITSTATUS(status);
 	/* Ended by the signal that asks it to is as asked. */
-	else if (WTERMSIG(status) != service->config->stop_signal)
+	else if (WTERMSIG(status) != service->terms->config->stop_signal)
 		service->exit_code = 128 + WTERMSIG(status);
 }
 
@@ -82,7 +82,8 @@ static void enter(struct service *service, enum service_event event, enum servic
 	const char *limit = table_service_limit(next);
 	int64_t now = sg_now_ms(), took = now - service->since_ms;
 	enum service_state from = service->state;
-	int64_t ms = strcmp(limit, "preflight") == 0 ? service->config->preflight_timeout_ms
+	int64_t ms = strcmp(limit, "preflight") == 0
+	                     ? service->upgrade.terms->config->preflight_timeout_ms
 	             : strcmp(limit, "abandon") == 0 ? ABANDON_MS + service->config->kill_timeout_ms
 	                                             : -1;
 
@@ -136,7 +137,7 @@ static void spawn(struct service *service)
 	char **argv = upgrade->argv != NULL      ? upgrade->argv
 	              : service->serving != NULL ? service->serving->argv
 	                                         : service->config->argv;
-	int r = generation_new(&service->starting, service, argv);
+	int r = generation_new(&service->starting, service, argv, upgrade->terms);
 
 	if (r < 0) {
 		service_failed(service, "no memory");
@@ -162,6 +163,8 @@ static void commit(struct service *service)
 
 	service->starting = NULL;
 	service->serving = successor;
+	terms_unref(service->terms);
+	service->terms = terms_ref(successor->terms);
 	/* Every successor before any predecessor: a supervisor that dies in between leaves no
 	 * one who has stopped accepting for somebody who has not begun. */
 	generation_commit(successor);
@@ -218,7 +221,7 @@ static void abandon(struct service *service, enum service_event event)
 		service_failed(service,
 		               "the preflight command did not end within %lld ms (see "
 		               "--preflight-timeout)",
-		               (long long)service->config->preflight_timeout_ms);
+		               (long long)service->upgrade.terms->config->preflight_timeout_ms);
 	preflight_end(service);
 	desk_event(service, "failed", service->starting, NULL, service->upgrade.reason);
 	if (service->starting != NULL)
@@ -290,7 +293,7 @@ static void act(struct service *service, enum service_action action, enum servic
 	switch (action) {
 	case SERVICE_ACTION_CHECK:
 		manager_reloading(service->manager, "Upgrading");
-		if (service->config->preflight == NULL) {
+		if (service->upgrade.terms->config->preflight == NULL) {
 			service_post(service, SERVICE_EVENT_CHECKED);
 			break;
 		}
@@ -427,6 +430,8 @@ int service_upgrade(struct service *service, char **argv, uint64_t asker, char *
 {
 	struct service_step step = table_service(service->state, SERVICE_EVENT_UPGRADE);
 	struct upgrade *upgrade = &service->upgrade;
+	struct terms *terms;
+	int r;
 
 	if (step.action == SERVICE_ACTION_REFUSE) {
 		refusal(service, reason, reason_size);
@@ -438,10 +443,16 @@ int service_upgrade(struct service *service, char **argv, uint64_t asker, char *
 		         GENERATIONS_MAX - 1);
 		return -EBUSY;
 	}
+	r = terms_again(&terms, service, reason, reason_size);
+	if (r < 0)
+		return r;
 	if (take_argv(upgrade, argv) < 0) {
+		terms_unref(terms);
 		snprintf(reason, reason_size, "no memory");
 		return -ENOMEM;
 	}
+	terms_unref(upgrade->terms);
+	upgrade->terms = terms;
 	upgrade->generation = service->last_number + 1;
 	upgrade->predecessor = service->serving != NULL ? service->serving->number : 0;
 	upgrade->began_ms = sg_now_ms();

@@ -145,7 +145,7 @@ static int watch_signals(struct run *run)
 		run->signals[i].data = run;
 		/* nohup, and "&" in a script: what was ignored at the start stays ignored. */
 		if (r == 0 && (signals[i] == SIGCHLD ||
-		               sigismember(&run->service.origin.ignored, signals[i]) != 1))
+		               sigismember(&run->service.terms->origin.ignored, signals[i]) != 1))
 			r = uv_signal_start(&run->signals[i], signalled, signals[i]);
 		if (r < 0)
 			return r;
@@ -271,10 +271,12 @@ static int set_up(struct run *run)
 	service->timer.data = service->beat.data = service;
 	run->reap.data = run;
 	r = manager_open(&service->manager, &run->loop, reason, REASON_MAX);
+	if (r == 0) {
+		r = terms_new_take(&service->terms, run->config, reason, REASON_MAX);
+		run->config = NULL;
+	}
 	if (r == 0)
-		r = environment_take(service);
-	if (r == 0)
-		r = environment_identity(service, reason, REASON_MAX);
+		service->first = terms_ref(service->upgrade.terms = terms_ref(service->terms));
 	if (r == 0)
 		r = open_descriptors(service, reason);
 	if (r == 0)
@@ -282,8 +284,8 @@ static int set_up(struct run *run)
 	if (r == 0)
 		r = open_sockets(service, reason);
 	if (r == 0)
-		r = relay_open(&service->relay, &run->loop, run->config->log, run->config->log_file,
-		               reason, REASON_MAX);
+		r = relay_open(&service->relay, &run->loop, service->config->log,
+		               service->config->log_file, reason, REASON_MAX);
 	if (r == 0)
 		r = held_open(service, reason, REASON_MAX);
 	if (r == 0)
@@ -298,7 +300,8 @@ static void begin(struct service *service)
 	upgrade->generation = 1;
 	upgrade->began_ms = sg_now_ms();
 	upgrade->running = true;
-	if (generation_new(&service->starting, service, service->config->argv) < 0) {
+	if (generation_new(&service->starting, service, service->config->argv, service->terms) <
+	    0) {
 		service_failed(service, "no memory");
 		service_post(service, SERVICE_EVENT_FAILED);
 	} else {
@@ -343,7 +346,9 @@ static void take_down(struct run *run)
 	for (size_t i = 0; service->upgrade.argv != NULL && service->upgrade.argv[i] != NULL; i++)
 		free(service->upgrade.argv[i]);
 	free(service->upgrade.argv);
-	sg_origin_done(&service->origin);
+	terms_unref(service->upgrade.terms);
+	terms_unref(service->terms);
+	terms_unref(service->first);
 	config_free(run->config);
 }
 
@@ -364,6 +369,8 @@ int command_run(int argc, char **argv)
 		config_free(run.config);
 		return EXIT_FAILED;
 	}
+	run.service.argc = argc;
+	run.service.argv = argv;
 	(void)signal(SIGPIPE, SIG_IGN);
 	(void)prctl(PR_SET_CHILD_SUBREAPER, 1);
 	r = uv_loop_init(&run.loop);

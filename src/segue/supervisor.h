@@ -34,6 +34,18 @@ struct generation;
 struct slot;
 struct link;
 
+/*
+ * On what terms a generation runs: the settings as they were when it was started (the file of
+ * --config is read again at each upgrade), and what follows from them.
+ */
+struct terms {
+	unsigned int refs;
+	struct config *config;
+	struct sg_origin origin;          /* the environment is clean */
+	struct sg_identity identity, *as; /* NULL: the supervisor's own */
+	gid_t groups[64];
+};
+
 /* How a worker talks to the supervisor. */
 enum worker_kind {
 	KIND_OTHER,  /* not at all: a probe says that it is ready */
@@ -91,6 +103,7 @@ struct slot {
 struct generation {
 	struct generation *next; /* younger */
 	struct service *service;
+	struct terms *terms;
 	uint64_t number;
 	bool committed; /* has served */
 	bool retired;   /* another one serves */
@@ -134,15 +147,20 @@ struct upgrade {
 	uint64_t generation, predecessor;
 	int64_t began_ms, ended_ms;
 	time_t ended;
-	bool running; /* until the commit or the report */
-	char **argv;
+	bool running;        /* until the commit or the report */
+	char **argv;         /* NULL: as the one that serves */
+	struct terms *terms; /* of the successor */
 	uint64_t asker;      /* the key of the worker that asked; 0: none did */
 	const char *outcome; /* NULL: none yet */
 	char reason[REASON_MAX];
 };
 
 struct service {
-	const struct config *config;
+	int argc; /* of 'segue run' */
+	char **argv;
+	const struct config *config; /* as at the start: name, sockets, logs */
+	struct terms *first;         /* keeps that */
+	struct terms *terms;         /* of the generation that was started last */
 	uv_loop_t *loop;
 	enum service_state state;
 	int64_t began_ms, since_ms;
@@ -206,7 +224,8 @@ void link_greet(struct link *link);
 int link_send(struct link *link, const struct sg_message *message, const int *fds, size_t fds_len);
 
 /* generation.c */
-int generation_new(struct generation **ret_generation, struct service *service, char **argv);
+int generation_new(struct generation **ret_generation, struct service *service, char **argv,
+                   struct terms *terms);
 int generation_start(struct generation *generation);
 void generation_free(struct generation *generation);
 void generation_greeted(struct worker *worker);
@@ -239,9 +258,15 @@ void held_wanted(struct service *service, struct worker *worker, const struct sg
 void held_commit(struct service *service, struct generation *generation);
 void held_forget(struct service *service, uint64_t generation);
 
-/* environment.c */
-int environment_take(struct service *service);
-int environment_identity(struct service *service, char *reason, size_t reason_size);
+/* terms.c */
+int terms_new_take(struct terms **ret_terms, struct config *config, char *reason,
+                   size_t reason_size);
+struct terms *terms_ref(struct terms *terms);
+void terms_unref(struct terms *terms);
+bool terms_new_command(const struct terms *before, const struct terms *now);
+/* Reads the configuration file again, where there is one: else the terms stay as they are. */
+int terms_again(struct terms **ret_terms, struct service *service, char *reason,
+                size_t reason_size);
 
 /* service.c */
 void service_post(struct service *service, enum service_event event);

@@ -30,7 +30,7 @@ static struct service *service_of(const struct worker *worker)
 
 static const struct config *config_of(const struct worker *worker)
 {
-	return service_of(worker)->config;
+	return worker->slot->generation->terms->config;
 }
 
 bool worker_lives(const struct worker *worker)
@@ -517,7 +517,7 @@ static int prepare(struct worker *worker, struct passed *passed)
 		worker_failed(worker, "no channel could be made: %s", strerror(-r));
 		return r;
 	}
-	r = ready_prepare(&worker->ready, service->loop, service->config, generation->number,
+	r = ready_prepare(&worker->ready, service->loop, config_of(worker), generation->number,
 	                  worker->slot->index, &passed->ready, reason, sizeof(reason));
 	if (r < 0) {
 		worker_failed(worker, "%s", reason[0] != '\0' ? reason : strerror(-r));
@@ -546,28 +546,28 @@ static int spawn(struct worker *worker, struct passed *passed, const struct prog
 	const char *set[10] = { name, number, index, channel };
 	size_t count = 4;
 	int channel_fd = channel_number(worker, passed);
-	struct sg_spawn spawn = { .origin = &service->origin,
+	struct sg_spawn spawn = { .origin = &generation->terms->origin,
 		                  .argv = generation->argv,
 		                  .program = generation->argv[0],
 		                  .program_fd =
 		                          program != NULL && program->fd >= 0 ? &program->fd : NULL,
 		                  .fds = passed->fds,
 		                  .inherit_fd = -1,
-		                  .identity = service->as,
-		                  .directory = service->config->directory,
+		                  .identity = generation->terms->as,
+		                  .directory = config_of(worker)->directory,
 		                  .own_session = true,
-		                  .death_signal = service->config->orphans == CONFIG_ORPHANS_DRAIN
-		                                          ? service->config->stop_signal
+		                  .death_signal = config_of(worker)->orphans == CONFIG_ORPHANS_DRAIN
+		                                          ? config_of(worker)->stop_signal
 		                                          : 0,
 		                  .set = set };
 
-	snprintf(name, sizeof(name), "SEGUE_NAME=%s", service->config->name);
+	snprintf(name, sizeof(name), "SEGUE_NAME=%s", config_of(worker)->name);
 	snprintf(number, sizeof(number), "SEGUE_GENERATION=%llu",
 	         (unsigned long long)generation->number);
 	snprintf(index, sizeof(index), "SEGUE_WORKER=%u", worker->slot->index);
 	snprintf(channel, sizeof(channel), "SEGUE_CHANNEL=%d", channel_fd);
 	pass(passed, passed->channel, channel_fd);
-	pass(passed, passed->ready, service->config->ready_fd);
+	pass(passed, passed->ready, config_of(worker)->ready_fd);
 	if (service->inbox != NULL) {
 		snprintf(notify, sizeof(notify), "NOTIFY_SOCKET=%s", service->inbox_path);
 		set[count++] = notify;
