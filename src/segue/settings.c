@@ -16,6 +16,8 @@
 #include "segue/words.h"
 
 #define ENV_MAX 512
+/* Beside it stands another socket, whose name is longer by ".notify". */
+#define CONTROL_PATH_MAX (SG_PATH_MAX - 8)
 
 #define FIELD(member) .offset = offsetof(struct config, member)
 
@@ -40,7 +42,7 @@ const struct setting settings[] = {
 	  SETTING_SIGNAL, FIELD(stop_signal) },
 	{ "kill-timeout", 0, "DURATION", "from the end of a drain to SIGKILL (5s)",
 	  SETTING_DURATION, FIELD(kill_timeout_ms), 0 },
-	{ "preflight", 0, "COMMAND", "has to exit 0 before a generation is started (none)",
+	{ "preflight", 0, "COMMAND", "has to exit 0 before an upgrade starts anything (none)",
 	  SETTING_TEXT, FIELD(preflight) },
 	{ "preflight-timeout", 0, "DURATION", "it has to be done within it (10s)", SETTING_DURATION,
 	  FIELD(preflight_timeout_ms), 1 },
@@ -75,7 +77,7 @@ const struct setting settings[] = {
 	{ "orphans", 0, "drain|serve", "what workers do without their supervisor (drain)",
 	  SETTING_CHOICE, FIELD(orphans) },
 	{ "control", 0, "PATH", "of the control socket (by the name)", SETTING_TEXT, FIELD(control),
-	  .most = SG_PATH_MAX },
+	  .most = CONTROL_PATH_MAX },
 	{ "program", 0, "PROGRAM [ARGUMENT]...", "quoted as for ExecStart= of systemd",
 	  .kind = SETTING_PROGRAM },
 	{ "config", 'c', "FILE", "read settings from a file too, see segue.conf(5)",

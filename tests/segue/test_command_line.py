@@ -40,7 +40,7 @@ BAD = {
     "log-format": ("xml", "text|json"),
     "log-file": ("", "leave it out"),
     "orphans": ("kill", "drain|serve"),
-    "control": ("/" * 108, "longer than 107 bytes"),
+    "control": ("/" * 100, "longer than 99 bytes"),
     "config": ("/nowhere/a.conf", "No such file"),
 }
 

@@ -180,16 +180,19 @@ def test_the_tables_of_the_supervisor_are_those_of_the_code(build, name, heading
 def test_the_table_of_the_library_and_the_messages_are_those_of_the_protocol(build):
     page = text(build, "segue.7")
     protocol = (ROOT / "doc/protocol.md").read_text()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")]
-             for line in protocol.splitlines() if line.startswith("| ")]
+
+    def cells(heading):
+        part = re.search(rf"^## {heading}\n(.*?)^#", protocol, re.M | re.S).group(1)
+        return [[cell.strip() for cell in line.strip("|").split("|")]
+                for line in part.splitlines() if line.startswith("| ")][1:]
+
     rows, state = [], None
-    for row in cells:
-        if len(row) == 4 and row[1].isupper() and row[2].isupper():
-            state = row[0] or state
-            rows.append((state, *row[1:]))
+    for row in cells("The table"):
+        state = row[0] or state
+        rows.append((state, *row[1:]))
     assert len(rows) > 50
     shown = printed_rows(section(page, "STATES OF A PROGRAM ON LIBSEGUE"))
     assert [row for row in shown if row[0] != "state"] == rows
-    messages = [row[0] for row in cells if row[1] in ("up", "down", "both")]
+    messages = [row[0] for row in cells("Messages")]
     assert len(messages) > 20
     assert re.findall(r"^     ([A-Z_]+)  ", section(page, "MESSAGES"), re.M) == messages
