@@ -51,15 +51,23 @@ bool sg_supervised_has_successor(struct segue *segue)
 	return false;
 }
 
+/* The youngest that was introduced: the next one, or its own where one worker is replaced. */
+static uint64_t successor(struct segue *segue)
+{
+	uint64_t generation = 0;
+
+	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
+		if (peer->role == PEER_SUCCESSOR && !peer->doomed && peer->generation > generation)
+			generation = peer->generation;
+	return generation > 0 ? generation : segue->generation + 1;
+}
+
 void sg_supervised_retire(struct segue *segue)
 {
 	segue->owner = false;
 	segue->had_successor = true;
-	segue->attempt.generation = segue->generation + 1;
+	segue->attempt.generation = successor(segue);
 	segue->attempt.began_ms = sg_now_ms();
-	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
-		if (peer->role == PEER_SUCCESSOR && peer->generation > segue->attempt.generation)
-			segue->attempt.generation = peer->generation;
 	sg_queue_simple(segue, SEGUE_EVENT_COMMIT);
 }
 

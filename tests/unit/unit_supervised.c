@@ -623,6 +623,52 @@ UNIT_CASE(two_workers_hand_over_to_one_that_tells_their_states_apart)
 	ends(&two, 0);
 }
 
+UNIT_CASE(a_worker_that_has_drained_waits_for_the_word_of_its_successor)
+{
+	struct worker one, two, *elders[] = { &one, NULL };
+
+	serve(&one, (struct order){ 0 });
+	close(client(one.up[0].fd, 1));
+	begin(&two, (struct order){ .generation = 2, .elders = elders });
+	retire(&one, 60000);
+	while (one.progress.state != SG_STATE_DRAINED)
+		hear(&one, SG_MESSAGE_PROGRESS);
+	commit(&two);
+	CHECK(strstr(line_with(&two, "\"event\":\"final_state\""), "\"total\":1}") != NULL);
+	ends(&one, 0);
+	stop(&two, false);
+	ends(&two, 0);
+}
+
+UNIT_CASE(the_state_comes_from_the_generation_that_serves_and_not_from_one_that_drains)
+{
+	struct worker one, two, three, *elders[] = { &one, NULL, NULL };
+	int busy;
+
+	serve(&one, (struct order){ 0 });
+	busy = busy_client(one.up[0].fd, 1);
+	begin(&two, (struct order){ .generation = 2, .elders = elders });
+	commit(&two);
+	retire(&one, SG_WIRE_FOREVER);
+	line_with(&one, "\"event\":\"drain\"");
+	elders[1] = &two;
+	begin(&three, (struct order){ .generation = 3, .elders = elders });
+	line_with(&three, "\"event\":\"state_taken\"");
+	commit(&three);
+	CHECK(strstr(strstr(three.said, "state_taken") + 1, "state_taken") == NULL);
+	retire(&two, 60000);
+	ends(&two, 0);
+	/* From the one in the middle, which is gone, to the one that serves. */
+	send_text(busy, "hi");
+	CHECK_INT(generation_of(response(busy)), 1);
+	line_with(&three, "\"event\":\"connection\"");
+	CHECK_INT(generation_of(get(busy, "/")), 3);
+	close(busy);
+	ends(&one, 0);
+	stop(&three, false);
+	ends(&three, 0);
+}
+
 UNIT_CASE(a_retired_worker_without_a_successor_closes_what_is_idle_and_finishes_the_rest)
 {
 	struct worker one;
@@ -706,6 +752,77 @@ UNIT_CASE(a_worker_serves_again_when_it_is_told)
 	ends(&one, 0);
 }
 
+UNIT_CASE(what_is_on_its_way_at_the_order_to_serve_again_is_not_lost)
+{
+	struct worker one, two, *elders[] = { &one, NULL };
+	int idle;
+
+	serve(&one, (struct order){ 0 });
+	idle = client(one.up[0].fd, 1);
+	begin(&two, (struct order){ .generation = 2, .elders = elders });
+	commit(&two);
+	/* Its greeting is in the channel: a batch goes out, and nobody answers. */
+	MUST(kill(two.pid, SIGSTOP));
+	retire(&one, SG_WIRE_FOREVER);
+	line_with(&one, "\"event\":\"drain\"");
+	say_type(&one, SG_MESSAGE_RESUME);
+	line_with(&one, "\"event\":\"resume\"");
+	close(client(one.up[0].fd, 1));
+	CHECK(!has_said(&one, "\"event\":\"taken\""));
+	kill_and_reap(&two);
+	CHECK_INT(generation_of(get(idle, "/")), 1);
+	close(idle);
+	stop(&one, false);
+	ends(&one, 0);
+}
+
+UNIT_CASE(who_was_taken_back_from_is_given_nothing_more)
+{
+	struct worker one, two, three, *elders[] = { &one, NULL };
+	int busy;
+
+	serve(&one, (struct order){ 0 });
+	busy = busy_client(one.up[0].fd, 1);
+	begin(&two, (struct order){ .generation = 2, .elders = elders });
+	commit(&two);
+	retire(&one, SG_WIRE_FOREVER);
+	line_with(&one, "\"event\":\"drain\"");
+	say_type(&one, SG_MESSAGE_RESUME);
+	line_with(&one, "\"event\":\"resume\"");
+	send_text(busy, "hi");
+	CHECK_INT(generation_of(response(busy)), 1);
+	begin(&three, (struct order){ .generation = 3, .elders = elders });
+	retire(&one, SG_WIRE_FOREVER);
+	line_with(&one, "\"to_successor\":1");
+	commit(&three);
+	line_with(&three, "\"event\":\"connection\"");
+	CHECK_INT(generation_of(get(busy, "/")), 3);
+	close(busy);
+	ends(&one, 0);
+	stop(&two, false);
+	ends(&two, 0);
+	stop(&three, false);
+	ends(&three, 0);
+}
+
+UNIT_CASE(a_worker_that_stops_has_nothing_to_say_to_others)
+{
+	struct worker one, two, *elders[] = { &one, NULL };
+
+	serve(&one, (struct order){ 0 });
+	begin(&two, (struct order){ .generation = 2, .elders = elders });
+	stop(&two, false);
+	ends(&two, 0);
+	begin(&two, (struct order){ .generation = 3, .elders = elders });
+	commit(&two);
+	MUST(kill(two.pid, SIGTERM));
+	ends(&two, 0);
+	close(client(one.up[0].fd, 1));
+	CHECK(!has_said(&one, "makes no sense"));
+	stop(&one, false);
+	ends(&one, 0);
+}
+
 UNIT_CASE(a_dropped_listener_is_given_back_before_the_order_to_serve_again)
 {
 	struct sg_message dropped = { .type = SG_MESSAGE_DROPPED, .text = "tcp://127.0.0.1:0" };
@@ -727,7 +844,8 @@ UNIT_CASE(a_dropped_listener_is_given_back_before_the_order_to_serve_again)
 	ends(&one, 0);
 }
 
-UNIT_CASE(a_stop_lets_a_request_in_flight_finish_and_a_second_one_now_does_not)
+/* A signal to the whole group comes as well, and is the first of its kind. */
+UNIT_CASE(a_stop_lets_a_request_in_flight_finish_also_when_a_signal_says_the_same)
 {
 	struct worker one;
 	int idle, busy;
@@ -738,7 +856,21 @@ UNIT_CASE(a_stop_lets_a_request_in_flight_finish_and_a_second_one_now_does_not)
 	stop(&one, false);
 	closed(idle);
 	stop(&one, false);
-	send_text(busy, "h");
+	MUST(kill(one.pid, SIGTERM));
+	send_text(busy, "hi");
+	response(busy);
+	closed(busy);
+	ends(&one, 0);
+}
+
+UNIT_CASE(a_stop_that_does_not_wait_cuts)
+{
+	struct worker one;
+	int busy;
+
+	serve(&one, (struct order){ 0 });
+	busy = busy_client(one.up[0].fd, 1);
+	stop(&one, false);
 	stop(&one, true);
 	closed(busy);
 	ends(&one, 0);
