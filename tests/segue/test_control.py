@@ -1,6 +1,7 @@
 """The control socket withstands its clients: nonsense, silence, floods, strangers."""
 
 import ctypes
+import fcntl
 import json
 import os
 import re
@@ -118,14 +119,19 @@ def test_a_client_that_ends_its_own_direction_is_still_answered(host):
     with host.say(STATUS) as client:
         client.shutdown(socket.SHUT_WR)
         number = host.call("status")
+        readable(client.fileno(), until(20), "a sign of life")
         host.end(number, message="here it is")
         assert end_of(client)["message"] == "here it is"
 
 
-def test_a_client_that_goes_is_reported(host):
-    with host.say(UPGRADE):
-        number = host.call("upgrade")
-    assert host.told() == {"gone": number}
+def test_a_client_that_goes_is_reported_at_once(host):
+    began = time.monotonic()
+    for _ in range(5):
+        with host.say(UPGRADE):
+            number = host.call("upgrade")
+        assert host.told() == {"gone": number}
+    # Each would be found out by the next sign of life as well, after two seconds.
+    assert time.monotonic() - began < 8
 
 
 def test_a_client_that_says_more_while_it_waits_is_ended(host):
@@ -391,6 +397,19 @@ def test_of_eight_that_start_at_once_on_a_stale_path_one_listens(build, folder, 
     finally:
         for process in many:
             process.communicate(timeout=30)
+
+
+def test_who_starts_beside_another_start_waits_for_it_and_gives_up(control_host, folder):
+    control_host().kill()
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        host = control_host()
+        host.expected = (1,)
+        assert "is locked" in host.first["reason"]
+    finally:
+        os.close(lock)
+    assert control_host().answers()
 
 
 def test_the_path_goes_with_the_supervisor_unless_it_is_another_ones(control_host, host):
