@@ -72,6 +72,15 @@ class Service:
 
     # Generations.
 
+    def sessions(self):
+        """The sessions that the service's processes are in."""
+        return {self.session}
+
+    def members(self):
+        """Stats of the service's processes, zombies too."""
+        sessions = self.sessions()
+        return [stat for stat in processes.every_process() if stat.session in sessions]
+
     def _hold(self, pid):
         """The Process of a pid; looked up once, held until finish()."""
         known = self._known.get(pid)
@@ -86,9 +95,13 @@ class Service:
 
     def reap(self):
         """Takes the exit codes of the orphans that have ended, so that they do not pile up."""
+        for session in self.sessions():
+            self._reap_group(session)
+
+    def _reap_group(self, session):
         while True:
             try:
-                info = os.waitid(os.P_PGID, self.session, os.WEXITED | os.WNOHANG)
+                info = os.waitid(os.P_PGID, session, os.WEXITED | os.WNOHANG)
             except ChildProcessError:
                 return
             if info is None:
@@ -100,7 +113,7 @@ class Service:
     @property
     def running(self):
         """The pids of the session that are alive, oldest first (helpers of the service too)."""
-        alive = [stat for stat in processes.of_session(self.session) if not stat.zombie]
+        alive = [stat for stat in self.members() if not stat.zombie]
         return [stat.pid for stat in sorted(alive, key=lambda stat: (stat.start_ticks, stat.pid))]
 
     @property
@@ -119,7 +132,7 @@ class Service:
     def process(self, pid):
         """The Process of any pid of this service (from a log event, a header)."""
         stat = processes.Stat(pid)
-        if stat.session != self.session:
+        if stat.session not in self.sessions():
             raise AssertionError(f"process {pid} ({stat.name}) is none of {self}")
         return self._hold(pid)
 
@@ -200,7 +213,7 @@ class Service:
         """Waits until no process of the service is left, and reaps each that is ours."""
         deadline = until(deadline)
         while True:
-            left = processes.of_session(self.session)
+            left = self.members()
             if not left:
                 break
             for stat in left:
@@ -217,7 +230,7 @@ class Service:
     def finish(self):
         """Ends what is left. Returns a text for each thing that was not as it should be."""
         wrong = []
-        left = processes.of_session(self.session)
+        left = self.members()
         if any(not stat.zombie for stat in left):
             try:
                 self.stop(20)
@@ -225,11 +238,11 @@ class Service:
                 wrong.append(f"{self} did not stop at TERM: {error}")
         else:
             wrong += self._reap_rest(left)
-        left = processes.of_session(self.session)
+        left = self.members()
         if left:
             wrong += [f"{self} left {text}" for text in processes.kill_all(left)]
             wrong += [f"{self} left {text}" for text in
-                      processes.kill_all(processes.of_session(self.session))]
+                      processes.kill_all(self.members())]
         for pid, code in self.exit_codes.items():
             if code is not None and code not in self.expected_exits:
                 wrong.append(f"{self}: process {pid} exited with {code}")
