@@ -3,9 +3,8 @@
  * The life of an upgrade, for spin: three generations, what they say to each other, and what may
  * go wrong. doc/protocol.md says in words what is modelled, what was found and what is left out.
  *
- * The table is that of src/core/lifecycle.c, row for row, the messages are those of
- * src/core/wire.h; tests/test_model.py compares them and runs spin. A row that is not here leaves
- * the state as it is and does nothing.
+ * The table is in lifecycle.pml, what moves connections in handover.pml: supervised.pml has them as
+ * well. tests/test_model.py runs spin.
  *
  * What holds in every reachable state is in check(); what holds when nothing can happen any more
  * is in the process rest. A process that is stopped (SIGSTOP) is one that spin does not schedule
@@ -19,9 +18,6 @@
 #ifndef SLOTS
 #define SLOTS 3
 #endif
-#ifndef CONNS
-#define CONNS 1
-#endif
 #ifndef TRIGGERS
 #define TRIGGERS 2
 #endif
@@ -34,195 +30,28 @@
 #ifndef BREAKS
 #define BREAKS 0
 #endif
-#ifndef DECLINES
-#define DECLINES 0
-#endif
 #ifndef CHECKS
 #define CHECKS 0
 #endif
-#ifndef FINISH
-#define FINISH 1
-#endif
-#define NOBODY 9
 
-mtype = {
-	STATE_STARTING, STATE_READY, STATE_PROBATION, STATE_SERVING, STATE_CHECKING,
-	STATE_UPGRADING, STATE_ABANDONING, STATE_STANDBY, STATE_DRAINING, STATE_CUTTING,
-	STATE_DRAINED, STATE_STOPPING, STATE_ENDING, STATE_GONE
-};
-mtype = {
-	EVENT_NONE, EVENT_READY, EVENT_READY_ALONE, EVENT_COMMIT, EVENT_CONFIRM,
-	EVENT_PREDECESSOR_GONE, EVENT_PREDECESSOR_BROKE, EVENT_UPGRADE, EVENT_CHECKED,
-	EVENT_CHECK_FAILED, EVENT_SUCCESSOR_READY, EVENT_SUCCESSOR_FAILED, EVENT_SUCCESSOR_STOPS,
-	EVENT_REAPED, EVENT_EMPTY, EVENT_SETTLED, EVENT_STOP, EVENT_STOP_NOW, EVENT_CUT,
-	EVENT_DEADLINE
-};
-mtype = {
-	ACTION_IGNORE, ACTION_REFUSE, ACTION_SAY_READY, ACTION_SERVE, ACTION_CONFIRM,
-	ACTION_GIVE_UP, ACTION_CHECK, ACTION_SPAWN, ACTION_ABANDON, ACTION_REPORT, ACTION_COMMIT,
-	ACTION_DRAIN, ACTION_RESUME, ACTION_NOTE, ACTION_CUT, ACTION_SETTLE, ACTION_STOP,
-	ACTION_FOLLOW, ACTION_LEAVE
-};
-mtype = {
-	MESSAGE_HELLO, MESSAGE_OFFERED, MESSAGE_READY, MESSAGE_FAILED, MESSAGE_COMMIT,
-	MESSAGE_CONFIRM, MESSAGE_CONNECTIONS, MESSAGE_TAKEN, MESSAGE_DECLINED, MESSAGE_INTRODUCE,
-	MESSAGE_FINAL, MESSAGE_RECEIPT, MESSAGE_STOPS
-};
+#include "lifecycle.pml"
+#include "handover.pml"
 
-#define ROW(state, event, becomes, does)                                                       \
-	:: was == STATE_##state && ev == EVENT_##event -> next = STATE_##becomes; ac = ACTION_##does
-
-inline lifecycle()
-{
-	if
-	ROW(STARTING, READY, READY, SAY_READY)
-	ROW(STARTING, READY_ALONE, SERVING, SERVE)
-	ROW(STARTING, PREDECESSOR_BROKE, GONE, GIVE_UP)
-	ROW(STARTING, UPGRADE, STARTING, REFUSE)
-	ROW(STARTING, STOP, GONE, LEAVE)
-	ROW(STARTING, STOP_NOW, GONE, LEAVE)
-	ROW(STARTING, DEADLINE, GONE, GIVE_UP)
-	ROW(READY, COMMIT, PROBATION, SERVE)
-	ROW(READY, PREDECESSOR_GONE, SERVING, SERVE)
-	ROW(READY, PREDECESSOR_BROKE, GONE, GIVE_UP)
-	ROW(READY, UPGRADE, READY, REFUSE)
-	ROW(READY, STOP, GONE, LEAVE)
-	ROW(READY, STOP_NOW, GONE, LEAVE)
-	ROW(READY, DEADLINE, GONE, GIVE_UP)
-	ROW(PROBATION, CONFIRM, SERVING, CONFIRM)
-	ROW(PROBATION, PREDECESSOR_GONE, SERVING, CONFIRM)
-	ROW(PROBATION, PREDECESSOR_BROKE, SERVING, CONFIRM)
-	ROW(PROBATION, UPGRADE, PROBATION, REFUSE)
-	ROW(PROBATION, STOP, STOPPING, STOP)
-	ROW(PROBATION, STOP_NOW, ENDING, STOP)
-	ROW(PROBATION, DEADLINE, SERVING, CONFIRM)
-	ROW(SERVING, UPGRADE, CHECKING, CHECK)
-	ROW(SERVING, STOP, STOPPING, STOP)
-	ROW(SERVING, STOP_NOW, ENDING, STOP)
-	ROW(CHECKING, UPGRADE, CHECKING, REFUSE)
-	ROW(CHECKING, CHECKED, UPGRADING, SPAWN)
-	ROW(CHECKING, CHECK_FAILED, SERVING, REPORT)
-	ROW(CHECKING, STOP, STOPPING, STOP)
-	ROW(CHECKING, STOP_NOW, ENDING, STOP)
-	ROW(CHECKING, DEADLINE, ABANDONING, ABANDON)
-	ROW(UPGRADING, UPGRADE, UPGRADING, REFUSE)
-	ROW(UPGRADING, SUCCESSOR_READY, STANDBY, COMMIT)
-	ROW(UPGRADING, SUCCESSOR_FAILED, ABANDONING, ABANDON)
-	ROW(UPGRADING, SUCCESSOR_STOPS, ABANDONING, ABANDON)
-	ROW(UPGRADING, STOP, STOPPING, STOP)
-	ROW(UPGRADING, STOP_NOW, ENDING, STOP)
-	ROW(UPGRADING, DEADLINE, ABANDONING, ABANDON)
-	ROW(ABANDONING, UPGRADE, ABANDONING, REFUSE)
-	ROW(ABANDONING, REAPED, SERVING, REPORT)
-	ROW(ABANDONING, STOP, STOPPING, STOP)
-	ROW(ABANDONING, STOP_NOW, ENDING, STOP)
-	ROW(ABANDONING, DEADLINE, SERVING, REPORT)
-	ROW(STANDBY, UPGRADE, STANDBY, REFUSE)
-	ROW(STANDBY, SUCCESSOR_FAILED, SERVING, RESUME)
-	ROW(STANDBY, SUCCESSOR_STOPS, STOPPING, FOLLOW)
-	ROW(STANDBY, STOP, DRAINING, DRAIN)
-	ROW(STANDBY, STOP_NOW, CUTTING, CUT)
-	ROW(STANDBY, CUT, CUTTING, CUT)
-	ROW(STANDBY, DEADLINE, DRAINING, DRAIN)
-	ROW(DRAINING, UPGRADE, DRAINING, REFUSE)
-	ROW(DRAINING, SUCCESSOR_FAILED, SERVING, RESUME)
-	ROW(DRAINING, SUCCESSOR_STOPS, STOPPING, FOLLOW)
-	ROW(DRAINING, EMPTY, DRAINED, SETTLE)
-	ROW(DRAINING, STOP, DRAINING, NOTE)
-	ROW(DRAINING, STOP_NOW, CUTTING, CUT)
-	ROW(DRAINING, CUT, CUTTING, CUT)
-	ROW(DRAINING, DEADLINE, CUTTING, CUT)
-	ROW(CUTTING, UPGRADE, CUTTING, REFUSE)
-	ROW(CUTTING, SUCCESSOR_FAILED, SERVING, RESUME)
-	ROW(CUTTING, SUCCESSOR_STOPS, ENDING, FOLLOW)
-	ROW(CUTTING, EMPTY, DRAINED, SETTLE)
-	ROW(CUTTING, DEADLINE, DRAINED, SETTLE)
-	ROW(DRAINED, UPGRADE, DRAINED, REFUSE)
-	ROW(DRAINED, SUCCESSOR_FAILED, SERVING, RESUME)
-	ROW(DRAINED, SUCCESSOR_STOPS, GONE, LEAVE)
-	ROW(DRAINED, SETTLED, GONE, LEAVE)
-	ROW(DRAINED, STOP_NOW, GONE, LEAVE)
-	ROW(DRAINED, DEADLINE, GONE, LEAVE)
-	ROW(STOPPING, UPGRADE, STOPPING, REFUSE)
-	ROW(STOPPING, EMPTY, GONE, LEAVE)
-	ROW(STOPPING, STOP, STOPPING, NOTE)
-	ROW(STOPPING, STOP_NOW, ENDING, CUT)
-	ROW(STOPPING, CUT, ENDING, CUT)
-	ROW(STOPPING, DEADLINE, ENDING, CUT)
-	ROW(ENDING, UPGRADE, ENDING, REFUSE)
-	ROW(ENDING, EMPTY, GONE, LEAVE)
-	ROW(ENDING, DEADLINE, GONE, LEAVE)
-	:: else -> next = was; ac = ACTION_IGNORE
-	fi
-}
-
-/* A generation: its process and what it knows. */
-mtype state[SLOTS];
-bit alive[SLOTS];
+/* What a generation knows. */
 bit offered[SLOTS];      /* has all listeners: holds them until its end */
 bit alone[SLOTS];        /* has seen the end of its predecessor's channel */
 bit yields[SLOTS];       /* has read nonsense after COMMIT: never serves again */
-bit settled[SLOTS];      /* as a predecessor: the receipt has come */
-byte final_sent[SLOTS];  /* to whom it has sent its final state */
 bit term[SLOTS];         /* a TERM to the group that it has not yet looked at */
 byte pred[SLOTS];        /* who spawned it */
 byte succ[SLOTS];        /* whom it spawned last */
 byte spawning[SLOTS];    /* the steps of a spawn: 1 fork, 2 and 3 introduce, 4 offer, 0 done */
 byte slots;              /* processes so far */
 
-/*
- * A channel for each pair, by pair(predecessor, successor). The ends: nobody's yet, held by the
- * maker (an introduction), on the way in a message, held by the one it is for, closed.
- */
-#define CHANNELS 3
-#define pair(p, s) ((p) + (s) - 1)
-#define END_NONE 0
-#define END_MAKER 1
-#define END_FLIES 2
-#define END_HELD 3
-#define END_CLOSED 4
-chan down[CHANNELS] = [6] of { mtype, byte };
-chan up[CHANNELS] = [6] of { mtype, byte };
-byte low[CHANNELS];      /* the predecessor's end */
-byte high[CHANNELS];     /* the successor's end */
-bit serves[CHANNELS];    /* the predecessor knows that this successor serves */
-bit deaf[CHANNELS];      /* the predecessor has read nonsense after COMMIT and reads no more */
-bit cutoff[CHANNELS];    /* the predecessor has read to the end of the channel */
-bit ended[CHANNELS];     /* the same, and the successor is proven dead */
-
-/* A connection: who believes that it owns it, and the batch that it is in. */
-bit owns[SLOTS * CONNS];
-byte flies[CONNS];       /* the senders' side, bits: channels with an unanswered batch */
-byte taken[CONNS];       /* the same, where the answer is written and not yet read */
-byte lies[CONNS];        /* the receiver's side: channel + 1 of a batch queued or unacknowledged */
-bit held[CONNS];         /* that batch has been read and is not yet acknowledged */
-bit over[CONNS];         /* ended by itself, cut, or lost with its owner */
-byte toucher[CONNS];     /* who has touched it last */
-byte declined[CONNS];    /* bits: by whom */
-#define own(g, c) owns[(g) * CONNS + (c)]
-#if SLOTS > 2
-#define anybody_owns(c) (own(0, c) || own(1, c) || own(2, c))
-#else
-#define anybody_owns(c) (own(0, c) || own(1, c))
-#endif
-
 byte triggers = TRIGGERS, kills = KILLS, stops = STOPS, breaks = BREAKS, declines = DECLINES;
 bit stopped;             /* the generation that serves was asked to stop */
 bit orphaned;            /* the only process that held the listeners was killed */
 bit grouped;
 
-/* Of one step only; forget() ends it. */
-mtype was, next, ev, ac, msg;
-byte c, x, i, j, p, whom, count;
-bit found;
-
-#define accepts(g)                                                                             \
-	(alive[g] && (state[g] == STATE_PROBATION || state[g] == STATE_SERVING ||             \
-		      state[g] == STATE_CHECKING || state[g] == STATE_UPGRADING ||            \
-		      state[g] == STATE_ABANDONING))
-#define committed(g)                                                                           \
-	(state[g] == STATE_STANDBY || state[g] == STATE_DRAINING ||                           \
-	 state[g] == STATE_CUTTING || state[g] == STATE_DRAINED)
 #define holds(g) (alive[g] && offered[g] && !yields[g])
 #if SLOTS > 2
 #define others_hold(g) (holds(((g) + 1) % 3) || holds(((g) + 2) % 3))
@@ -232,23 +61,23 @@ bit found;
 
 /* A younger one that could still serve, or that has served and is not proven dead. */
 #define waits_for(p, s) (low[pair(p, s)] == END_HELD && !ended[pair(p, s)])
-/* The successor that gets the connections, the youngest first. */
-#define usable(p, s)                                                                           \
-	(low[pair(p, s)] == END_HELD && serves[pair(p, s)] && !cutoff[pair(p, s)] &&          \
-	 !deaf[pair(p, s)])
 
-#ifdef MUTANT_DRAINED_ADOPTS
-#define adopts(g) true
-#else
-#define adopts(g)                                                                              \
-	(state[g] != STATE_CUTTING && state[g] != STATE_DRAINED && state[g] != STATE_ENDING)
-#endif
-
-#define tell(queue, end, m, what)                                                              \
-	if                                                                                     \
-	:: end == END_CLOSED                                                                   \
-	:: else -> assert(nfull(queue)); queue!m, what                                         \
+/* An introduction that was on its way to the end of this channel. */
+inline lose_down(y)
+{
+	if
+	:: y == 2 && high[1] == END_FLIES -> high[1] = END_CLOSED
+	:: else
 	fi
+}
+
+inline lose_up(y)
+{
+	if
+	:: y == 0 && low[1] == END_FLIES -> low[1] = END_CLOSED
+	:: else
+	fi
+}
 
 /* Older and younger ones of g, by slot. */
 inline tell_older(g, m, introduced_too)
@@ -267,50 +96,6 @@ inline tell_older(g, m, introduced_too)
 	od
 }
 
-/* The receiver's end of a channel goes, with what lies in its queue. */
-inline drop_down(y)
-{
-	do
-	:: down[y]?_, _
-	:: empty(down[y]) -> break
-	od;
-	i = 0;
-	do
-	:: i < CONNS ->
-		if
-		:: lies[i] == y + 1 ->
-			lies[i] = 0;
-			held[i] = 0;
-			if
-			:: !(flies[i] & (1 << y)) -> over[i] = 1
-			:: else
-			fi
-		:: else
-		fi;
-		i++
-	:: else -> break
-	od;
-	high[y] = END_CLOSED;
-	/* An introduction that was on its way to the end of this channel. */
-	if
-	:: y == 2 && high[1] == END_FLIES -> high[1] = END_CLOSED
-	:: else
-	fi
-}
-
-inline drop_up(y)
-{
-	do
-	:: up[y]?_, _
-	:: empty(up[y]) -> break
-	od;
-	low[y] = END_CLOSED;
-	if
-	:: y == 0 && low[1] == END_FLIES -> low[1] = END_CLOSED
-	:: else
-	fi
-}
-
 /* The ends of an introduction that have not been sent. */
 inline drop_made(g)
 {
@@ -324,108 +109,18 @@ inline drop_made(g)
 	fi
 }
 
-/* The sender's part in unanswered batches ends: they are the receiver's, or lost. */
-inline forget_batches(y)
-{
-	i = 0;
-	do
-	:: i < CONNS ->
-		taken[i] = taken[i] & ~(1 << y);
-		if
-		:: flies[i] & (1 << y) ->
-			flies[i] = flies[i] & ~(1 << y);
-			if
-			:: lies[i] == 0 -> over[i] = 1
-			:: else
-			fi
-		:: else
-		fi;
-		i++
-	:: else -> break
-	od
-}
-
-/* The end of a process, of whatever kind: the kernel closes what it had. */
 inline bury(g)
 {
 	alive[g] = 0;
 	drop_made(g);
-	j = 0;
-	do
-	:: j < g ->
-		x = pair(j, g);
-		if
-		:: high[x] == END_HELD || high[x] == END_FLIES -> drop_down(x)
-		:: else
-		fi;
-		j++
-	:: else -> break
-	od;
-	j = g + 1;
-	do
-	:: j < SLOTS ->
-		x = pair(g, j);
-		if
-		:: low[x] == END_HELD || low[x] == END_FLIES -> drop_up(x)
-		:: else
-		fi;
-		forget_batches(x);
-		j++
-	:: else -> break
-	od;
-	i = 0;
-	do
-	:: i < CONNS ->
-		if
-		:: own(g, i) -> own(g, i) = 0; over[i] = 1
-		:: else
-		fi;
-		i++
-	:: else -> break
-	od;
+	close_ends(g);
+	close_all(g);
 	alone[g] = 0;
 	yields[g] = 0;
 	settled[g] = 0;
 	final_sent[g] = 0;
 	spawning[g] = 0;
 	term[g] = 0
-}
-
-inline close_all(g)
-{
-	i = 0;
-	do
-	:: i < CONNS ->
-		if
-		:: own(g, i) -> own(g, i) = 0; over[i] = 1
-		:: else
-		fi;
-		i++
-	:: else -> break
-	od
-}
-
-/* The batches of a channel whose successor can answer no more are the sender's again. */
-inline take_back(g, y)
-{
-	i = 0;
-	do
-	:: i < CONNS ->
-		if
-		:: (flies[i] | taken[i]) & (1 << y) ->
-			flies[i] = flies[i] & ~(1 << y);
-			taken[i] = taken[i] & ~(1 << y);
-			assert(!own(g, i));
-			assert(toucher[i] == g);
-			if
-			:: state[g] == STATE_DRAINED -> over[i] = 1
-			:: else -> own(g, i) = 1
-			fi
-		:: else
-		fi;
-		i++
-	:: else -> break
-	od
 }
 
 inline say_hello(g)
@@ -631,41 +326,6 @@ inline read_down(g, o)
 	fi
 }
 
-inline answer(g, o)
-{
-	printf("ANSW %d to %d\n", g, o);
-	ev = EVENT_NONE;
-	x = pair(o, g);
-	c = 0;
-	do
-	:: lies[c] == x + 1 && held[c] -> break
-	:: else -> c++
-	od;
-	lies[c] = 0;
-	held[c] = 0;
-	if
-	:: adopts(g) ->
-		own(g, c) = 1;
-		toucher[c] = g;
-		flies[c] = flies[c] & ~(1 << x);
-		if
-		:: low[x] != END_CLOSED && !deaf[x] -> taken[c] = taken[c] | (1 << x)
-		:: else
-		fi;
-		tell(up[x], low[x], MESSAGE_TAKEN, c)
-	:: (!adopts(g) || declines > 0) && low[x] != END_CLOSED ->
-		if
-		:: adopts(g) -> declines--
-		:: else
-		fi;
-		if
-		:: deaf[x] -> over[c] = 1
-		:: else -> tell(up[x], low[x], MESSAGE_DECLINED, c)
-		fi
-	:: !adopts(g) && low[x] == END_CLOSED -> over[c] = 1
-	fi
-}
-
 /* What the predecessor side reads. */
 inline read_up(g, y)
 {
@@ -695,17 +355,7 @@ inline read_up(g, y)
 	:: msg == MESSAGE_HELLO -> serves[x] = 1
 	:: msg == MESSAGE_INTRODUCE -> low[1] = END_HELD
 	:: msg == MESSAGE_RECEIPT -> settled[g] = 1
-	:: msg == MESSAGE_TAKEN ->
-		taken[c] = taken[c] & ~(1 << x)
-	:: msg == MESSAGE_DECLINED ->
-		assert(flies[c] & (1 << x));
-		flies[c] = flies[c] & ~(1 << x);
-		declined[c] = declined[c] | (1 << y);
-		if
-		:: state[g] == STATE_DRAINED || state[g] == STATE_CUTTING || state[g] == STATE_ENDING ->
-			over[c] = 1
-		:: else -> own(g, c) = 1
-		fi
+	:: msg == MESSAGE_TAKEN || msg == MESSAGE_DECLINED -> read_verdict(g, y)
 	fi
 }
 
@@ -756,64 +406,10 @@ inline note_end(g, y)
 	fi
 }
 
-#ifdef MUTANT_PROOF_BEFORE_READING
-#define read_out(g, y) true
-#else
-#define read_out(g, y) (empty(up[pair(g, y)]) || deaf[pair(g, y)])
-#endif
 #define at_end(g, y)                                                                           \
 	(low[pair(g, y)] == END_HELD && !ended[pair(g, y)] &&                                  \
 	 high[pair(g, y)] == END_CLOSED && read_out(g, y) &&                                  \
 	 (!cutoff[pair(g, y)] || dead(g, y)))
-
-inline hand_over(g, y)
-{
-	printf("HAND %d to %d\n", g, y);
-	ev = EVENT_NONE;
-	x = pair(g, y);
-	c = 0;
-	do
-	:: own(g, c) && !(declined[c] & (1 << y)) -> break
-	:: else -> c++
-	od;
-	own(g, c) = 0;
-	flies[c] = flies[c] | (1 << x);
-	if
-	:: high[x] == END_CLOSED
-	:: else ->
-		assert(nfull(down[x]));
-		lies[c] = x + 1;
-		down[x]!MESSAGE_CONNECTIONS, c
-	fi
-}
-
-#if CONNS == 1
-#define any_own(g) own(g, 0)
-#define any_fly(g) sender(g, 0)
-#define can_hand(g, y) (own(g, 0) && !(declined[0] & (1 << (y))))
-#define any_held(x) (lies[0] == (x) + 1 && held[0])
-#else
-#define any_own(g) (own(g, 0) || own(g, 1))
-#define any_fly(g) (sender(g, 0) || sender(g, 1))
-#define can_hand(g, y)                                                                         \
-	((own(g, 0) && !(declined[0] & (1 << (y)))) || (own(g, 1) && !(declined[1] & (1 << (y)))))
-#define any_held(x) ((lies[0] == (x) + 1 && held[0]) || (lies[1] == (x) + 1 && held[1]))
-#endif
-/* channels 0 and 1 are slot 0's, channel 2 is slot 1's */
-#define sender(g, c)                                                                           \
-	((g) == 0 && ((flies[c] | taken[c]) & 3) || (g) == 1 && ((flies[c] | taken[c]) & 4))
-
-inline finish(g)
-{
-	ev = EVENT_NONE;
-	c = 0;
-	do
-	:: own(g, c) -> break
-	:: else -> c++
-	od;
-	own(g, c) = 0;
-	over[c] = 1
-}
 
 #if SLOTS > 2
 #define older_lives(g)                                                                         \
@@ -852,12 +448,6 @@ inline finish(g)
 	 state[g] == STATE_CHECKING && CHECKS)
 #endif
 
-inline forget()
-{
-	was = 0; next = 0; ev = 0; ac = 0; msg = 0;
-	c = 0; x = 0; i = 0; j = 0; p = 0; whom = 0; count = 0; found = 0
-}
-
 /* What holds at every moment. */
 inline check()
 {
@@ -873,26 +463,7 @@ inline check()
 	:: else -> break
 	od;
 	assert(count <= 1);
-	c = 0;
-	do
-	:: c < CONNS ->
-		count = 0;
-		i = 0;
-		do
-		:: i < SLOTS ->
-			if
-			:: own(i, c) -> assert(alive[i]); count++
-			:: else
-			fi;
-			i++
-		:: else -> break
-		od;
-		/* At most one owner; none ownerless but on its way, or lost with its owner. */
-		assert(count <= 1);
-		assert(count == 1 || over[c] || flies[c] != 0 || lies[c] != 0);
-		c++
-	:: else -> break
-	od;
+	check_connections();
 	forget()
 }
 
