@@ -119,7 +119,7 @@ UNIT_CASE(a_program_alone_is_a_configuration)
 	CHECK_INT(config->restart, CONFIG_RESTART_ALWAYS);
 	CHECK_INT(config->restart_limit, 10);
 	CHECK(!config->preflight && !config->user && !config->group && !config->directory);
-	CHECK(!config->pid_file && !config->log_file && !config->control);
+	CHECK(!config->pid_file && !config->log_file && !config->control && !config->file);
 	CHECK_STRING(config->argv[0], "./server");
 	CHECK(!config->argv[1]);
 	config_free(config);
@@ -486,10 +486,13 @@ UNIT_CASE(a_variable_set_twice_has_its_last_value)
 
 static struct config *with_file(const char *text, int argc, char **argv)
 {
-	char path[] = "/tmp/unit-config-XXXXXX", reason[CONFIG_REASON_MAX] = "";
-	int fd = (int)MUST(mkstemp(path));
+	static char path[32];
+	char reason[CONFIG_REASON_MAX] = "";
+	int fd;
 	struct config *config = NULL;
 
+	strcpy(path, "/tmp/unit-config-XXXXXX");
+	fd = (int)MUST(mkstemp(path));
 	MUST(write(fd, text, strlen(text)));
 	close(fd);
 	argv[2] = path;
@@ -528,6 +531,8 @@ UNIT_CASE(the_command_line_goes_before_the_file)
 	CHECK_STRING(config->argv[0], "/opt/program");
 	CHECK_STRING(config->argv[1], "-y");
 	CHECK(!config->argv[2]);
+	/* An upgrade reads it again. */
+	CHECK_STRING(config->file, argv[2]);
 	config_free(config);
 	config = with_file(text, 3, argv);
 	CHECK_INT(config->listen_len, 2);
