@@ -170,10 +170,12 @@ static void delivered(void *ctx, const struct inbox_message *message)
 		return;
 	if (message->pid != worker->process.pid && worker->state == WORKER_STARTING)
 		log_say("wrapper", NULL,
-		        "worker %llu:%u is a wrapper (pid %ld): process %ld says that it is ready. "
-		        "LISTEN_PID and signals go to the wrapper; start the server by exec",
+		        "worker %llu:%u is a wrapper: process %ld says that it is ready, not %s "
+		        "(pid "
+		        "%ld), to which LISTEN_PID and signals go; start the server by exec",
 		        (unsigned long long)worker->slot->generation->number, worker->slot->index,
-		        (long)worker->process.pid, (long)message->pid);
+		        (long)message->pid, worker->slot->generation->argv[0],
+		        (long)worker->process.pid);
 	worker_is_ready(worker, KIND_NOTIFY);
 }
 
