@@ -29,7 +29,7 @@ def post_worker_init(worker):
     def linger(_number, _frame):
         for sock in worker.sockets:
             worker.poller.unregister(sock)
-        worker.cfg.set("keepalive", 0)
+        worker.max_keepalived = 0
         threading.Timer(LINGER, worker.handle_exit, (signal.SIGTERM, None)).start()
 
     if LINGER and hasattr(worker, "tpool"):

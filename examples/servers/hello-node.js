@@ -29,12 +29,13 @@ const server = http.createServer((request, response) => {
 server.keepAliveTimeout = 75000;
 
 process.on('SIGTERM', () => {
+  // Without this a connection that is busy now is served for as long as its client likes.
+  stopping = true;
   if (linger === 0) {
     server.close();
     server.closeIdleConnections();
     return;
   }
-  stopping = true;
   // The close() of net.Server ends the listening only; that of http.Server closes idle connections, too.
   net.Server.prototype.close.call(server);
   setTimeout(() => server.closeIdleConnections(), linger * 1000).unref();
