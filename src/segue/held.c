@@ -69,11 +69,12 @@ static bool same_socket(int fd, const struct sg_address *address)
 	       sg_address_matches(address, (struct sockaddr *)&name, len);
 }
 
+/* By its name, but that a stored one is of an earlier configuration, or else by its address. */
 static struct manager_socket *socket_for(struct manager_socket *sockets, size_t count,
                                          const char *name, const struct sg_address *address)
 {
 	for (size_t i = 0; i < count; i++)
-		if (sockets[i].fd >= 0 && strcmp(sockets[i].name, name) == 0)
+		if (sockets[i].fd >= 0 && !sockets[i].stored && strcmp(sockets[i].name, name) == 0)
 			return &sockets[i];
 	for (size_t i = 0; i < count; i++)
 		if (sockets[i].fd >= 0 && same_socket(sockets[i].fd, address))
@@ -106,6 +107,10 @@ static int open_one(struct service *service, const char *spec, size_t place,
 			return r;
 		held->fd = passed->fd;
 		passed->fd = -1;
+		/* The path of a socket unit's listener is the manager's. */
+		held->ours = passed->stored && address.kind == SG_ADDRESS_UNIX;
+		if (held->ours)
+			held->file = sg_listener_file(held->address + strlen("unix://"));
 	} else {
 		held->fd = sg_listener_bind(&address, &bind, &held->file, reason, size);
 		if (held->fd < 0)
@@ -113,6 +118,15 @@ static int open_one(struct service *service, const char *spec, size_t place,
 		held->ours = address.kind == SG_ADDRESS_UNIX;
 	}
 	return 0;
+}
+
+/* What an earlier supervisor stored and no --listen speaks of any more. */
+static void let_go(struct service *service, const struct manager_socket *passed)
+{
+	log_say("dropped", NULL,
+	        "listener %s comes from the service manager's store, and is not wanted any more",
+	        passed->name);
+	manager_unstore(service->manager, passed->name);
 }
 
 /* A socket that no --listen speaks of is the service's all the same: it was passed. */
@@ -149,7 +163,9 @@ int held_open(struct service *service, char *reason, size_t reason_size)
 		r = open_one(service, service->config->listen[place], place, sockets, count, reason,
 		             reason_size);
 	for (size_t i = 0; i < count; i++) {
-		if (r == 0 && sockets[i].fd >= 0)
+		if (r == 0 && sockets[i].fd >= 0 && sockets[i].stored)
+			let_go(service, &sockets[i]);
+		else if (r == 0 && sockets[i].fd >= 0)
 			r = adopt(service, &sockets[i], place++, reason, reason_size);
 		sg_fd_close(sockets[i].fd);
 	}
@@ -159,10 +175,12 @@ int held_open(struct service *service, char *reason, size_t reason_size)
 	return r;
 }
 
+/* What is stored stays there, so that clients wait while the manager restarts the service; at a
+ * stop it lets go by itself. Not where the path goes, and nobody would find the socket. */
 void held_close(struct service *service)
 {
 	while (service->held != NULL) {
-		if (service->held->own && service->held->fd >= 0)
+		if (service->held->own && service->held->ours && service->held->fd >= 0)
 			manager_unstore(service->manager, service->held->name);
 		drop(service, service->held, true);
 	}

@@ -14,7 +14,7 @@ import pytest
 from functional import eventually
 from harness import processes
 from harness.builds import ROOT
-from harness.http import Closed
+from harness.http import Closed, Connection
 from harness.systemd import inside
 
 UNITS = ROOT / "packaging/systemd"
@@ -231,3 +231,216 @@ def can_connect(machine):
     except ConnectionRefusedError:
         return False
     return True
+
+
+# 'segue run': the supervisor.
+
+
+@pytest.fixture
+def supervised(machine):
+    """segue@hello.service, not started."""
+    machine.put("/etc/segue/hello.conf", (ROOT / "packaging/hello.conf").read_text())
+    return machine.install(UNITS / "segue@.service", "segue@hello.service")
+
+
+def worker_pids(unit):
+    """Those processes of the unit that run hello."""
+    return [pid for pid in unit.pids if processes.Stat(pid).name == "hello"]
+
+
+@pytest.mark.plain
+def test_ten_reloads_of_a_supervised_service_under_load(machine, supervised, load):
+    supervised.start()
+    main = supervised.main_pid
+    assert processes.Stat(main).name == "segue"
+    workers = worker_pids(supervised)
+    with loaded(machine, load) as running:
+        for generation in range(2, 12):
+            meet(running)
+            supervised.reload()
+            # The predecessor has gone: the reload has waited.
+            assert len(worker_pids(supervised)) == 1
+            workers += worker_pids(supervised)
+            assert supervised.main_pid == main
+            assert supervised.show("StatusText") == f"Generation {generation} serves"
+            answer = ask(machine)
+            assert (answer.generation, answer.pid) == (generation, inside(workers[-1]))
+        meet(running)
+    assert len(set(workers)) == 11
+    assert is_up(supervised)
+    assert supervised.show("NRestarts", "Result") == ("0", "success")
+    supervised.stop()
+    assert supervised.show("ActiveState", "Result") == ("inactive", "success")
+    assert supervised.pids == []
+
+
+def test_a_reload_that_fails_fails_and_the_service_stays_active(machine, supervised):
+    supervised.start()
+    pid, workers = supervised.main_pid, worker_pids(supervised)
+    machine.put("/usr/local/bin/hello", pathlib.Path("/bin/false"))
+    code, _ = supervised.reload(check_code=False)
+    assert code != 0
+    assert is_up(supervised)
+    assert (supervised.main_pid, worker_pids(supervised)) == (pid, workers)
+    assert ask(machine).pid == inside(workers[0])
+
+
+def test_a_stop_of_a_supervised_service_finishes_what_was_begun(machine, supervised):
+    """On both sides of an upgrade."""
+    supervised.start()
+    with machine.connect(PORT) as first, machine.connect(PORT) as second:
+        first.send(b"GET /hello?delay=2s HTTP/1.1\r\nHost: test\r\n\r\n")
+        ask(machine)
+        machine.run("segue", "upgrade", "--no-wait", "hello")
+        eventually(lambda: ask(machine).generation, 2)
+        second.send(b"GET /hello?delay=1s HTTP/1.1\r\nHost: test\r\n\r\n")
+        supervised.stop()
+        assert [first.response().generation, second.response().generation] == [1, 2]
+    assert supervised.show("ActiveState", "Result") == ("inactive", "success")
+    assert supervised.pids == []
+
+
+def test_a_worker_that_crashes_is_started_again_and_nobody_is_refused(machine, supervised):
+    supervised.start()
+    main, (worker,) = supervised.main_pid, worker_pids(supervised)
+    crashed = inside(worker)
+    with processes.Process(worker) as process:
+        process.send(signal.SIGKILL)
+        process.wait()
+    answer = ask(machine)
+    assert answer.generation == 1 and answer.pid != crashed
+    assert supervised.main_pid == main
+    assert supervised.show("NRestarts") == "0"
+
+
+@contextlib.contextmanager
+def gated(machine, unit):
+    """Each start of the unit waits for a word on the pipe that comes out."""
+    os.mkfifo(machine.path("/run/gate"))
+    unit.drop_in("ExecStartPre=/bin/sh -c 'read go </run/gate'")
+    gate = os.open(machine.path("/run/gate"), os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield lambda: os.write(gate, b"go\n")
+    finally:
+        os.close(gate)
+        machine.path("/run/gate").unlink()
+
+
+def ten_wait(machine, go):
+    """Ten clients that connect and ask while nobody serves, and the pid that answers all of them."""
+    with contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(machine.connect(PORT)) for _ in range(10)]
+        for one in waiting:
+            one.send(REQUEST)
+        go()
+        (pid,) = {one.response().pid for one in waiting}
+    return pid
+
+
+def test_a_supervisor_that_is_killed_is_started_again_with_its_listeners(machine, supervised):
+    """systemd has stored them: clients that come meanwhile wait."""
+    with gated(machine, supervised) as go:
+        go()
+        supervised.start()
+        assert supervised.show("NFileDescriptorStore") == "1"
+        for count in ("1", "2"):
+            before = supervised.main
+            before.send(signal.SIGKILL)
+            before.wait()
+            eventually(lambda: supervised.show("SubState"), "start-pre")
+            pid = ten_wait(machine, go)
+            eventually(lambda: is_up(supervised), True)
+            assert pid == inside(worker_pids(supervised)[0])
+            assert supervised.main_pid != before.pid
+            assert supervised.show("NRestarts", "NFileDescriptorStore") == (count, "1")
+        supervised.reload()
+        assert ask(machine).generation == 2
+
+
+def test_clients_wait_while_a_supervised_service_is_restarted(machine, supervised):
+    with gated(machine, supervised) as go:
+        go()
+        supervised.start()
+        supervised.restart("--no-block")
+        eventually(lambda: supervised.show("SubState"), "start-pre")
+        pid = ten_wait(machine, go)
+        eventually(lambda: is_up(supervised), True)
+        assert pid == inside(worker_pids(supervised)[0])
+    supervised.stop()
+    with machine.network(), pytest.raises(ConnectionRefusedError):
+        machine.connect(PORT)
+
+
+def test_a_listener_that_is_not_configured_any_more_does_not_come_back(machine, supervised):
+    supervised.start()
+    machine.put("/etc/segue/hello.conf",
+                (ROOT / "packaging/hello.conf").read_text().replace("8080", "8081"))
+    supervised.restart()
+    with machine.connect(8081) as connection:
+        assert connection.get().status == 200
+    assert not can_connect(machine)
+    assert supervised.show("NFileDescriptorStore") == "1"
+
+
+def test_a_unix_path_is_the_services_after_a_crash_too(machine, supervised):
+    text = (ROOT / "packaging/hello.conf").read_text().replace(":8080", "unix:///run/hello.sock")
+    machine.put("/etc/segue/hello.conf", text)
+    path = machine.path("/run/hello.sock")
+    supervised.start()
+    before = supervised.main
+    before.send(signal.SIGKILL)
+    before.wait()
+    eventually(lambda: (supervised.show("NRestarts"), is_up(supervised)), ("1", True))
+    with Connection(str(path)) as connection:
+        assert connection.get().status == 200
+    supervised.restart()
+    with Connection(str(path)) as connection:
+        assert connection.get().status == 200
+    supervised.stop()
+    assert not path.exists()
+
+
+def test_a_supervisor_that_hangs_is_restarted_by_the_watchdog(machine, supervised):
+    supervised.drop_in("WatchdogSec=1")
+    supervised.start()
+    heard = {supervised.show("WatchdogTimestampMonotonic")}
+    for count in (2, 3, 4):
+        eventually(lambda: len(heard | {supervised.show("WatchdogTimestampMonotonic")}) >= count, True)
+        heard.add(supervised.show("WatchdogTimestampMonotonic"))
+    assert supervised.show("NRestarts") == "0"
+    hanging = supervised.main
+    hanging.stop()
+    hanging.wait()
+    eventually(lambda: (supervised.show("NRestarts"), is_up(supervised)), ("1", True))
+    assert ask(machine).generation == 1
+
+
+def test_a_supervised_service_takes_the_socket_of_systemd(machine, supervised):
+    machine.install(UNITS / "segue@hello.socket").start()
+    assert supervised.show("ActiveState") == "inactive"
+    assert ask(machine).generation == 1  # This has started the service.
+    eventually(lambda: is_up(supervised), True)
+    supervised.reload()
+    assert ask(machine).generation == 2
+    # systemd holds it anyway, and would pass it twice.
+    assert supervised.show("NFileDescriptorStore") == "0"
+    supervised.restart()
+    assert ask(machine).generation == 1
+
+
+def test_the_main_process_reloading_is_seen_by_systemd(machine, supervised):
+    """RELOADING and READY: asked by another way than systemctl, the unit says so all the same."""
+    machine.put("/etc/segue/hello.conf", (ROOT / "packaging/hello.conf").read_text() +
+                "preflight read go </run/gate\n")
+    os.mkfifo(machine.path("/run/gate"))
+    gate = os.open(machine.path("/run/gate"), os.O_RDWR | os.O_CLOEXEC)
+    try:
+        supervised.start()
+        machine.run("segue", "upgrade", "--no-wait", "hello")
+        eventually(lambda: supervised.show("ActiveState"), "reloading")
+        os.write(gate, b"go\n")
+        eventually(lambda: is_up(supervised), True)
+        assert ask(machine).generation == 2
+    finally:
+        os.close(gate)
+        machine.path("/run/gate").unlink()
