@@ -38,7 +38,8 @@ void relay_pid(struct relay *relay, uint64_t key, pid_t pid);
 void relay_tail(struct relay *relay, uint64_t key, void (*done)(void *ctx, const char *text),
                 void *ctx);
 
-/* The worker is dead and its tail is not wanted any more: read to the end, then forget. */
+/* The worker is dead, or was never started, and its tail is not wanted any more: read to the end
+ * (of whoever else has its output), then forget. */
 void relay_forget(struct relay *relay, uint64_t key);
 
 /* Opens the log file anew (USR1). */
@@ -48,7 +49,8 @@ void relay_reopen(struct relay *relay);
 bool relay_is(const struct relay *relay, pid_t pid);
 void relay_died(struct relay *relay);
 
-/* Lets what is in the pipes out, then ends the process; waits a second at most. */
+/* Lets what is in the pipes out, then ends the process; waits a second at most, blocking. Who
+ * still waits for a tail is called back with "". */
 void relay_close(struct relay *relay);
 
 #endif

@@ -28,7 +28,7 @@
 #define BUFFER_MAX     (LINE_MAX_BYTES + (64 << 10)) /* a line, and a whole pipe */
 #define WRITE_MAX      4096                          /* whole in a pipe: PIPE_BUF */
 #define PREFIX_MAX     96
-#define PARTIAL_MS     100  /* so long half a line is waited for, without prefixes */
+#define PARTIAL_MS     250  /* so long half a line is waited for, without prefixes */
 #define PID_MS         1000 /* so long the pid is waited for, with them */
 
 struct stream {
