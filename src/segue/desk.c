@@ -109,6 +109,19 @@ void desk_event(struct service *service, const char *event, const struct generat
 	}
 }
 
+/* What the operator set, not what is added to it for a worker that keeps it itself. */
+static int64_t worker_left_ms(const struct worker *worker)
+{
+	int64_t left = worker->deadline_ms - sg_now_ms();
+	bool keeps = worker->state == WORKER_DRAINING || worker->state == WORKER_STOPPING;
+
+	if (worker->deadline_ms < 0)
+		return -1;
+	if (worker->kind == KIND_SEGUE && keeps)
+		left -= WORKER_MARGIN_MS;
+	return left > 0 ? left : 0;
+}
+
 /* How far the drain is that each waits for. */
 static void tell_draining(struct service *service)
 {
@@ -128,8 +141,8 @@ static void tell_draining(struct service *service)
 		for (unsigned int i = 0; i < generation->slots_len; i++) {
 			const struct worker *worker = generation->slots[i].worker;
 
-			if (worker_lives(worker) && worker->deadline_ms - sg_now_ms() > left)
-				left = worker->deadline_ms - sg_now_ms();
+			if (worker_lives(worker) && worker_left_ms(worker) > left)
+				left = worker_left_ms(worker);
 		}
 		line = event_for(waiter, "draining");
 		json_object_update_new(
@@ -521,9 +534,7 @@ static json_t *generation_status(const struct generation *generation)
 		out, "age_ms",
 		json_integer(sg_now_ms() - (first ? first->since_ms : generation->since_ms)));
 	json_object_set_new(out, "deadline_ms",
-	                    first && first->deadline_ms >= 0
-	                            ? json_integer(first->deadline_ms - sg_now_ms())
-	                            : json_null());
+	                    first ? number_or_null(worker_left_ms(first)) : json_null());
 	json_object_set_new(out, "program", program_status(first));
 	json_object_set_new(out, "command", command);
 	json_object_set_new(out, "workers", workers);

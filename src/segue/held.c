@@ -266,7 +266,7 @@ void held_commit(struct service *service, struct generation *generation)
 		for (struct generation *g = service->generations; g != NULL; g = g->next)
 			for (unsigned int i = 0; g != generation && i < g->slots_len; i++)
 				if (worker_lives(g->slots[i].worker) &&
-				    link_greeted(g->slots[i].worker->link))
+				    link_speaks(g->slots[i].worker->link))
 					(void)link_send(g->slots[i].worker->link, &dropped, NULL,
 					                0);
 		log_say("dropped", NULL, "listener %s (%s) is not wanted any more", held->name,

@@ -20,20 +20,27 @@ struct link {
 	uv_poll_t poll;
 	int events;
 	bool greeted;
+	bool ended;    /* the descriptor is closed, the handle is being closed */
+	bool closed;   /* the handle is */
+	bool released; /* by the worker: freed as soon as the handle is closed */
 };
 
 static void channel_ready(uv_poll_t *poll, int status, int events);
 
 static void poll_closed(uv_handle_t *handle)
 {
-	free(handle->data);
+	struct link *link = handle->data;
+
+	link->closed = true;
+	if (link->released)
+		free(link);
 }
 
 static void update(struct link *link)
 {
 	int events = UV_READABLE | (link->channel.queued > 0 ? UV_WRITABLE : 0);
 
-	if (link->channel.fd < 0 || events == link->events)
+	if (link->ended || events == link->events)
 		return;
 	link->events = events;
 	(void)uv_poll_start(&link->poll, events, channel_ready);
@@ -68,11 +75,13 @@ int link_open(struct link **ret_link, struct worker *worker, int *ret_fd)
 	return 0;
 }
 
+/* The handle before the descriptor: libuv takes whatever has the number by then out of its set. */
 static void end(struct link *link)
 {
-	if (link->channel.fd < 0)
+	if (link->ended)
 		return;
-	(void)uv_poll_stop(&link->poll);
+	link->ended = true;
+	uv_close((uv_handle_t *)&link->poll, poll_closed);
 	sg_channel_done(&link->channel);
 }
 
@@ -81,12 +90,19 @@ void link_close(struct link *link)
 	if (link == NULL)
 		return;
 	end(link);
-	uv_close((uv_handle_t *)&link->poll, poll_closed);
+	link->released = true;
+	if (link->closed)
+		free(link);
 }
 
 bool link_greeted(const struct link *link)
 {
 	return link != NULL && link->greeted;
+}
+
+bool link_speaks(const struct link *link)
+{
+	return link_greeted(link) && link->channel.fd >= 0;
 }
 
 int link_send(struct link *link, const struct sg_message *message, const int *fds, size_t fds_len)

@@ -28,6 +28,8 @@
 #include <uv.h>
 
 #define REASON_MAX 768
+/* A worker that keeps the drain deadline itself cuts first, and tells how much. */
+#define WORKER_MARGIN_MS 3000
 
 struct service;
 struct generation;
@@ -63,7 +65,7 @@ struct worker {
 	enum worker_kind kind;
 	bool replaces;   /* a worker that serves, at the operator's word */
 	bool asked_away; /* its end was asked for: no crash */
-	bool was_ready;
+	bool was_ready, was_committed;
 
 	struct sg_spawned process; /* pid 0: none */
 	uv_poll_t pidfd_poll, exec_poll;
@@ -219,7 +221,9 @@ int link_open(struct link **ret_link, struct worker *worker, int *ret_fd);
 void link_close(struct link *link);
 /* Reads what is there: before a death or a deadline counts. */
 void link_look(struct link *link);
+/* Has it ever said HELLO; can it be told anything? */
 bool link_greeted(const struct link *link);
+bool link_speaks(const struct link *link);
 void link_greet(struct link *link);
 int link_send(struct link *link, const struct sg_message *message, const int *fds, size_t fds_len);
 

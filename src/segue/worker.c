@@ -10,6 +10,7 @@
 #include "segue/log.h"
 #include "segue/supervisor.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -20,8 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define REAP_MS   10000
-#define MARGIN_MS 3000 /* a worker that keeps deadlines itself cuts first, and tells how much */
+#define REAP_MS 10000
 
 static struct service *service_of(const struct worker *worker)
 {
@@ -92,7 +92,7 @@ static int64_t limit_of(const struct worker *worker, enum worker_state state)
 		return config->start_timeout_ms;
 	if (strcmp(limit, "drain") == 0)
 		return config->drain_timeout_ms < 0 ? -1
-		       : worker->kind == KIND_SEGUE ? config->drain_timeout_ms + MARGIN_MS
+		       : worker->kind == KIND_SEGUE ? config->drain_timeout_ms + WORKER_MARGIN_MS
 		                                    : config->drain_timeout_ms;
 	if (strcmp(limit, "kill") == 0)
 		return config->kill_timeout_ms;
@@ -133,17 +133,18 @@ static json_t *fields_of(const struct worker *worker)
 
 static void enter(struct worker *worker, enum worker_event event, enum worker_state next)
 {
-	/* READY is limited by what is left of the start. */
-	bool goes_on =
-		next == WORKER_READY || (next == worker->state && event != WORKER_EVENT_DEADLINE);
 	int64_t now = sg_now_ms(), took = now - worker->since_ms;
 	enum worker_state from = worker->state;
 	json_t *fields = fields_of(worker);
 
-	if (!goes_on)
+	/* A worker that is ready waits as long as the others may take to start: they begin when the
+	 * first is ready. */
+	if (next != from || event == WORKER_EVENT_DEADLINE)
 		arm(worker, limit_of(worker, next));
-	if (next == from)
-		goto out;
+	if (next == from) {
+		json_decref(fields);
+		return;
+	}
 	worker->state = next;
 	worker->since_ms = now;
 	worker->since = time(NULL);
@@ -155,16 +156,13 @@ static void enter(struct worker *worker, enum worker_event event, enum worker_st
 	        (unsigned long long)worker->slot->generation->number, worker->slot->index,
 	        (long)worker->process.pid, table_worker_state_text(from),
 	        table_worker_state_text(next), table_worker_event_text(event), (long long)took);
-	return;
-out:
-	json_decref(fields);
 }
 
 /* Actions. */
 
 static bool speaks(const struct worker *worker)
 {
-	return link_greeted(worker->link);
+	return link_speaks(worker->link);
 }
 
 static void tell(struct worker *worker, const struct sg_message *message)
@@ -231,6 +229,54 @@ static void cut(struct worker *worker)
 	worker->asked_away = true;
 }
 
+/* What runs in the worker's session beside it: a shell or "npm start" is a wrapper, and what it
+ * was told by pid is not true of the server below it. */
+static void describe_wrapper(const struct worker *worker, char *text, size_t size)
+{
+	DIR *proc = opendir("/proc");
+	struct dirent *entry;
+
+	text[0] = '\0';
+	while (proc != NULL && (entry = readdir(proc)) != NULL) {
+		char path[300], name[32] = "?";
+		long pid = strtol(entry->d_name, NULL, 10);
+		FILE *file;
+
+		if (pid <= 0 || pid == worker->process.pid ||
+		    getsid((pid_t)pid) != worker->process.pid)
+			continue;
+		snprintf(path, sizeof(path), "/proc/%s/comm", entry->d_name);
+		file = fopen(path, "re");
+		if (file == NULL)
+			continue;
+		if (fscanf(file, "%31[^\n]", name) != 1)
+			strcpy(name, "?");
+		fclose(file);
+		snprintf(text, size,
+		         "; %s (pid %ld) is a wrapper around %s (pid %ld), for which LISTEN_PID is "
+		         "wrong: start the server by exec",
+		         worker->slot->generation->argv[0], (long)worker->process.pid, name, pid);
+		break;
+	}
+	if (proc != NULL)
+		closedir(proc);
+}
+
+static void not_ready_in_time(struct worker *worker)
+{
+	const struct config *config = config_of(worker);
+	char wrapper[256];
+
+	describe_wrapper(worker, wrapper, sizeof(wrapper));
+	worker_failed(worker, "it was not ready within %lld ms%s%s",
+	              (long long)config->start_timeout_ms,
+	              worker->kind == KIND_OTHER && config->ready == CONFIG_READY_AUTO
+	                      ? ": it neither spoke to its channel nor sent READY=1 (see --ready "
+	                        "and --start-timeout)"
+	                      : " (see --start-timeout)",
+	              wrapper);
+}
+
 /* One that speaks to its channel has accepted nothing and is none to wait for. */
 static void abandon(struct worker *worker, enum worker_event event)
 {
@@ -238,14 +284,8 @@ static void abandon(struct worker *worker, enum worker_event event)
 	ready_end(worker->ready);
 	worker->ready = NULL;
 	if (event == WORKER_EVENT_DEADLINE)
-		worker_failed(worker,
-		              worker->kind == KIND_OTHER &&
-		                              config_of(worker)->ready == CONFIG_READY_AUTO
-		                      ? "it was not ready within %lld ms: it neither spoke to its "
-		                        "channel nor sent READY=1 (see --ready and --start-timeout)"
-		                      : "it was not ready within %lld ms (see --start-timeout)",
-		              (long long)config_of(worker)->start_timeout_ms);
-	if (speaks(worker))
+		not_ready_in_time(worker);
+	if (link_greeted(worker->link) && !worker->was_committed)
 		kill_group(worker);
 	else
 		stop_signal(worker);
@@ -276,6 +316,7 @@ static void act(struct worker *worker, enum worker_action action, enum worker_ev
 		generation_worker_ready(worker);
 		break;
 	case WORKER_ACTION_COMMIT:
+		worker->was_committed = true;
 		if (speaks(worker))
 			tell(worker, &commit);
 		break;
@@ -383,6 +424,14 @@ static void begin_probe(struct worker *worker)
 		probed(worker, r, strerror(-r));
 }
 
+static void handle_closed(uv_handle_t *handle)
+{
+	struct worker *worker = handle->data;
+
+	if (--worker->handles == 0)
+		free(worker);
+}
+
 static void exec_look(struct worker *worker)
 {
 	struct sg_exec_error error;
@@ -393,7 +442,9 @@ static void exec_look(struct worker *worker)
 	r = sg_spawn_result(worker->process.exec_fd, &error);
 	if (r == 0)
 		return;
-	(void)uv_poll_stop(&worker->exec_poll);
+	/* The handle before the descriptor: libuv takes whatever has the number by then out of its
+	 * set. */
+	uv_close((uv_handle_t *)&worker->exec_poll, handle_closed);
 	worker->process.exec_fd = sg_fd_close(worker->process.exec_fd);
 	if (r < 0) {
 		worker_failed(worker, "%s could not be executed: %s", error.path, strerror(-r));
@@ -434,14 +485,6 @@ static void process_ready(uv_poll_t *poll, int status, int events)
 	worker_post(worker, WORKER_EVENT_EXIT);
 }
 
-static void handle_closed(uv_handle_t *handle)
-{
-	struct worker *worker = handle->data;
-
-	if (--worker->handles == 0)
-		free(worker);
-}
-
 void worker_free(struct worker *worker)
 {
 	if (worker == NULL)
@@ -451,7 +494,8 @@ void worker_free(struct worker *worker)
 	worker->link = NULL;
 	program_done(&worker->program);
 	uv_close((uv_handle_t *)&worker->pidfd_poll, handle_closed);
-	uv_close((uv_handle_t *)&worker->exec_poll, handle_closed);
+	if (worker->process.exec_fd >= 0)
+		uv_close((uv_handle_t *)&worker->exec_poll, handle_closed);
 	uv_close((uv_handle_t *)&worker->timer, handle_closed);
 	sg_fd_close(worker->process.pidfd);
 	sg_fd_close(worker->process.exec_fd);
