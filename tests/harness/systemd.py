@@ -16,7 +16,6 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -307,10 +306,13 @@ class Machine:
         with self.network():
             return Connection(("127.0.0.1", port), **options)
 
-    def raw_connection(self, port):
-        """A bare socket that is connected to a port inside."""
-        with self.network():
-            return socket.create_connection(("127.0.0.1", port), timeout=until(None).left())
+    def accepts(self, port):
+        """Somebody listens on a port inside."""
+        try:
+            self.connect(port).close()
+        except ConnectionRefusedError:
+            return False
+        return True
 
     # Units.
 

@@ -58,17 +58,9 @@ def ask(machine, target="/hello"):
         return connection.get(target)
 
 
-def accepts(machine):
-    try:
-        machine.connect(PORT).close()
-    except ConnectionRefusedError:
-        return False
-    return True
-
-
 def test_a_service_that_would_change_its_pid_refuses_the_upgrade_and_goes_on(machine, supervisord):
     daemon = supervisord(SECTION)
-    eventually(lambda: accepts(machine), True)
+    eventually(lambda: machine.accepts(PORT), True)
     _, pid = daemon.status()
     mark = machine.log.mark_line()
     daemon.control("signal", "USR2", "hello")
@@ -79,7 +71,7 @@ def test_a_service_that_would_change_its_pid_refuses_the_upgrade_and_goes_on(mac
     answer = ask(machine)
     assert (answer.generation, answer.pid) == (1, inside(pid))
     assert daemon.control("stop", "hello").strip() == "hello: stopped"
-    assert not accepts(machine)
+    assert not machine.accepts(PORT)
 
 
 @pytest.fixture
