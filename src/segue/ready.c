@@ -463,8 +463,7 @@ static int spawn_shell(pid_t *ret_pid, const struct ready *ready, char *command,
 	if (r == 0 && ready->directory != NULL)
 		r = posix_spawn_file_actions_addchdir_np(&actions, ready->directory);
 	if (r == 0)
-		r = posix_spawn(ret_pid, shell, &actions, &attributes, argv,
-		                ready->env != NULL ? ready->env : environ);
+		r = posix_spawn(ret_pid, shell, &actions, &attributes, argv, ready->env);
 	posix_spawn_file_actions_destroy(&actions);
 	posix_spawnattr_destroy(&attributes);
 	return -r;
@@ -538,17 +537,43 @@ static void on_timer(uv_timer_t *timer)
 		attempt_connection(ready);
 }
 
-static int copy_environment(struct ready *ready, const char *const *env)
+static bool same_name(const char *a, const char *b)
 {
-	size_t count = 0;
+	size_t len = strcspn(a, "=");
 
-	while (env[count] != NULL)
-		count++;
-	ready->env = calloc(count + 1, sizeof(*ready->env));
+	return strncmp(a, b, len) == 0 && (b[len] == '=' || b[len] == '\0');
+}
+
+static bool is_listed(const char *variable, const char *const *list)
+{
+	for (; *list != NULL; list++)
+		if (same_name(variable, *list))
+			return true;
+	return false;
+}
+
+/* The supervisor's own, without what its service manager meant for it alone. */
+static int copy_environment(struct ready *ready, const char *const *additions)
+{
+	static const char *const private[] = {
+		"NOTIFY_SOCKET", "LISTEN_FDS",    "LISTEN_PID", "LISTEN_FDNAMES",
+		"WATCHDOG_PID",  "WATCHDOG_USEC", NULL
+	};
+	size_t count = 0, room = 1;
+
+	for (char **e = environ; *e != NULL; e++)
+		room++;
+	for (const char *const *a = additions; *a != NULL; a++)
+		room++;
+	ready->env = calloc(room, sizeof(*ready->env));
 	if (ready->env == NULL)
 		return -ENOMEM;
-	for (size_t i = 0; i < count; i++)
-		if (!copy_text(&ready->env[i], env[i]))
+	for (char **e = environ; *e != NULL; e++)
+		if (!is_listed(*e, private) && !is_listed(*e, additions) &&
+		    !copy_text(&ready->env[count++], *e))
+			return -ENOMEM;
+	for (; *additions != NULL; additions++)
+		if (!copy_text(&ready->env[count++], *additions))
 			return -ENOMEM;
 	return 0;
 }
@@ -568,7 +593,11 @@ static int begin_probe(struct ready *ready)
 
 int ready_begin(struct ready *ready, const struct ready_target *target, ready_done done, void *ctx)
 {
-	int r = target->env != NULL ? copy_environment(ready, target->env) : 0;
+	static const char *const none[] = { NULL };
+	int r = 0;
+
+	if (ready->mode == CONFIG_READY_EXEC)
+		r = copy_environment(ready, target->env != NULL ? target->env : none);
 
 	if (r < 0)
 		return r;

@@ -26,7 +26,9 @@ struct ready_target {
 	uint64_t generation;
 	unsigned int worker;
 	pid_t pid;
-	const char *const *env; /* for the command of exec: "NAME=value", NULL-terminated */
+	/* For the command of exec, besides the supervisor's own environment (without what the
+	 * service manager put there): "NAME=value", NULL-terminated; may be NULL, is copied. */
+	const char *const *env;
 };
 
 /* Called once: error 0: ready; else a negative errno and a sentence: it will never be. */

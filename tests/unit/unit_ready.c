@@ -217,22 +217,26 @@ UNIT_CASE(a_delay_lasts_as_long_as_it_says)
 
 UNIT_CASE(a_command_is_run_until_it_exits_with_0)
 {
-	const char *env[] = { "COLOUR=blue", "PATH=/bin:/usr/bin", NULL };
+	const char *env[] = { "COLOUR=blue", NULL };
 	char folder[] = "/tmp/segue-unit-XXXXXX", command[512];
 	struct bench bench;
 	uint64_t began = uv_hrtime();
 
 	CHECK(mkdtemp(folder) != NULL);
 	snprintf(command, sizeof(command),
-	         "[ $COLOUR = blue ] && [ {generation}.{worker}.{pid} = 7.2.%d ] || exit 3; "
+	         "[ \"$COLOUR$SHADE$NOTIFY_SOCKET\" = bluedark ] && [ {generation}.{worker}.{pid} "
+	         "= 7.2.%d ] || exit 3; "
 	         "[ \"$PWD\" = %s ] || exit 4; [ -e 2 ] && exit; [ -e 1 ] && echo >2; echo >1; "
 	         "exit 9",
 	         getpid(), folder);
 	bench_init(&bench, CONFIG_READY_EXEC, command);
 	bench.config.directory = folder;
+	MUST(setenv("NOTIFY_SOCKET", "/run/systemd/notify", 1));
+	MUST(setenv("COLOUR", "red", 1));
+	MUST(setenv("SHADE", "dark", 1));
 	CHECK_INT(prepare(&bench), 0);
 	begin_with(&bench, env);
-	env[0] = "COLOUR=red";
+	env[0] = "COLOUR=green";
 	check_ready(&bench);
 	CHECK_STRING(ready_last(bench.ready), "the command exited with 9");
 	/* The third run: two pauses. */
