@@ -10,9 +10,13 @@
 #include "segue/supervisor.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define PF_EXITING 0x4 /* include/linux/sched.h; proc(5), the flags of /proc/PID/stat */
 
 struct link {
 	struct worker *worker;
@@ -216,7 +220,7 @@ static void message(struct link *link, struct sg_message *m, int *fds, size_t fd
 		worker_failed(worker, "%s", m->text);
 		break;
 	case SG_MESSAGE_PROGRESS:
-		worker->counts = true;
+		worker->counts = m->connections != SG_WIRE_UNKNOWN;
 		worker->connections = m->connections;
 		worker->cut = m->cut;
 		desk_draining(service, false);
@@ -234,6 +238,47 @@ static void message(struct link *link, struct sg_message *m, int *fds, size_t fd
 out:
 	for (size_t i = 0; i < fds_len; i++)
 		sg_fd_close(fds[i]);
+}
+
+/* Is it on its way out? Its descriptors are closed a moment before its death can be seen. */
+static bool is_dying(const struct worker *worker)
+{
+	char path[64], text[1024];
+	unsigned int flags = 0;
+	const char *at;
+	ssize_t n;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%ld/stat", (long)worker->process.pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return true;
+	n = read(fd, text, sizeof(text) - 1);
+	sg_fd_close(fd);
+	text[n > 0 ? n : 0] = '\0';
+	at = strrchr(text, ')');
+	if (at == NULL || sscanf(at + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) != 1)
+		return true;
+	return flags & PF_EXITING;
+}
+
+/*
+ * A program that does not know the channel may close it; one that does and lives on could not be
+ * told to drain. The death of one that dies has a better reason, and comes by itself.
+ */
+static void closed(struct link *link)
+{
+	struct worker *worker = link->worker;
+
+	end(link);
+	if (!link->greeted || is_dying(worker))
+		return;
+	worker_failed(worker, "it closed its channel%s",
+	              worker->was_ready ? "" : " before it was ready");
+	log_say("closed", NULL, "worker %llu:%u (pid %ld) closed its channel; it is ended",
+	        (unsigned long long)worker->slot->generation->number, worker->slot->index,
+	        (long)worker->process.pid);
+	worker_post(worker, WORKER_EVENT_ABANDON);
 }
 
 /* What one message does may end the worker, and with it the channel; never the link itself,
@@ -255,11 +300,7 @@ void link_look(struct link *link)
 			continue;
 		}
 		if (r == -EPIPE) {
-			end(link);
-			/* A program that does not know the channel may close it; one that does
-			 * and lives on could not be told to drain. */
-			if (link->greeted)
-				worker_post(link->worker, WORKER_EVENT_ABANDON);
+			closed(link);
 			return;
 		}
 		nonsense(link, r == -EMFILE ? "descriptors for which there is no room"
