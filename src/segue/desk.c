@@ -576,9 +576,10 @@ static json_t *last_upgrade_status(const struct service *service)
 
 	if (upgrade->outcome == NULL)
 		return json_null();
-	return json_pack("{sIsssssosI}", "generation", (json_int_t)upgrade->generation, "outcome",
-	                 upgrade->outcome, "message", upgrade->reason, "at",
-	                 time_text(upgrade->ended), "ms",
+	return json_pack("{sIsssosososI}", "generation", (json_int_t)upgrade->generation, "outcome",
+	                 upgrade->outcome, "message", control_text(upgrade->reason), "at",
+	                 time_text(upgrade->ended), "age_ms",
+	                 json_integer(sg_now_ms() - upgrade->ended_ms), "ms",
 	                 (json_int_t)(upgrade->ended_ms - upgrade->began_ms));
 }
 
@@ -594,6 +595,7 @@ static void verb_status(void *ctx, struct control_client *client)
 	json_object_set_new(out, "pid", json_integer(getpid()));
 	json_object_set_new(out, "state", json_string(table_service_state_text(service->state)));
 	json_object_set_new(out, "since", time_text(service->since));
+	json_object_set_new(out, "age_ms", json_integer(sg_now_ms() - service->since_ms));
 	json_object_set_new(out, "uptime_ms", json_integer(sg_now_ms() - service->began_ms));
 	json_object_set_new(out, "control", json_string(service->control_path));
 	json_object_set_new(out, "config", control_text(service->config->file));

@@ -286,6 +286,7 @@ static void print_upgrades(const struct display *display, const json_t *status)
 	const json_t *upgrade = json_object_get(status, "upgrade");
 	const json_t *last = json_object_get(status, "last_upgrade");
 	int64_t left = view_number(upgrade, "deadline_ms", -1);
+	bool ago = json_object_get(last, "age_ms") != NULL;
 	char span[VIEW_SPAN_MAX], end[VIEW_SPAN_MAX];
 
 	if (json_is_object(upgrade)) {
@@ -297,9 +298,9 @@ static void print_upgrades(const struct display *display, const json_t *status)
 	}
 	if (json_is_object(last)) {
 		view_span(span, view_number(last, "age_ms", 0), false);
-		line(display, "  last one   to generation %" PRId64 ", %s ago: %s: %s",
-		     view_number(last, "generation", 0), span, word(last, "outcome"),
-		     word(last, "message"));
+		line(display, "  last one   to generation %" PRId64 "%s%s%s: %s: %s",
+		     view_number(last, "generation", 0), ago ? ", " : "", ago ? span : "",
+		     ago ? " ago" : "", word(last, "outcome"), word(last, "message"));
 	}
 }
 

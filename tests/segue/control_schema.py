@@ -110,7 +110,7 @@ def check_event(event):
         assert event == {"event": "alive"}
         return
     common = {"event", "generation", "ms"}
-    allowed = common | {"predecessor"} | known[event["event"]]
+    allowed = common | {"predecessor", "workers"} | known[event["event"]]
     types = {name: kind for name, kind in members("Events").items() if name in allowed}
     assert allowed <= set(members("Events")), f"{event['event']} has members without a type"
     check_members(event, types, event["event"], common)

@@ -485,3 +485,33 @@ def test_limits_of_the_document_are_those_of_the_code():
                               ("ALIVE_MS", "2000", "every 2 s of silence")):
         assert re.search(rf"#define {name}\s+{re.escape(value)}", code), name
         assert said in text
+
+
+# The supervisor itself.
+
+
+def test_the_supervisor_says_what_the_document_says(supervise):
+    service = supervise("--workers", 2)
+    seen = set()
+    for arguments, code in (([], 0), (["--", "/nonexistent"], 1),
+                            (["--", "/bin/sh", "-c", "echo no >&2; exit 3"], 1)):
+        control_schema.check_status(service.status())
+        answer = service.ask("upgrade", *arguments)
+        assert answer.code == code, answer
+        assert [line for line in answer.lines if "end" in line] == answer.lines[-1:]
+        for line in answer.lines:
+            control_schema.check_line(line)
+            seen.add(line.get("event"))
+    assert {"starting", "started", "ready", "serving", "draining", "gone", "failed"} <= seen
+    assert answer.end["output"] == ["no"]
+    status = service.status()
+    control_schema.check_status(status)
+    assert status["last_upgrade"]["outcome"] == "failed"
+    for verb, *arguments in (("cut",), ("restart", 1), ("restart", 9), ("kill", "URG")):
+        for line in service.ask(verb, *arguments).lines:
+            control_schema.check_line(line)
+    answer = service.ask("stop")
+    for line in answer.lines:
+        control_schema.check_line(line)
+    assert answer.code == 0
+    service.wait_end()
