@@ -180,6 +180,7 @@ struct segue {
 	bool no_descriptors; /* left for what the predecessor hands over */
 	bool given_up;       /* the predecessor says so */
 	bool had_successor;  /* has committed one */
+	bool empty_waits;    /* drained at a stop, and stays for those who are not */
 	int unfit;           /* errno: a listener that the program asked for could not be had */
 	bool opened;
 
@@ -364,5 +365,7 @@ void sg_manager_stopping(struct segue *segue);
 void sg_manager_timer(struct segue *segue, int64_t now_ms);
 int64_t sg_manager_due(struct segue *segue);
 bool sg_manager_settled(struct segue *segue);
+bool sg_manager_stays(struct segue *segue);
+void sg_manager_look(struct segue *segue);
 
 #endif

@@ -174,6 +174,7 @@ static void cut(struct segue *segue)
 		confirm_successor(segue);
 	sg_handover_end(segue, "the drain has ended");
 	sg_queue_simple(segue, SEGUE_EVENT_CUT);
+	sg_manager_look(segue);
 }
 
 static void stop(struct segue *segue)

@@ -208,6 +208,25 @@ bool sg_manager_settled(struct segue *segue)
 	return segue->barrier_fd < 0;
 }
 
+/*
+ * At a stop the main process stays until no older generation drains any more: systemd ends
+ * whatever is left of the unit as soon as it has gone.
+ */
+bool sg_manager_stays(struct segue *segue)
+{
+	return segue->state == SG_STATE_STOPPING && segue->owner && segue->notify.fd >= 0 &&
+	       sg_peer_count(segue, PEER_PREDECESSOR) > 0;
+}
+
+/* Has the reason to stay gone, a generation or the time to drain? */
+void sg_manager_look(struct segue *segue)
+{
+	if (!segue->empty_waits || sg_manager_stays(segue))
+		return;
+	segue->empty_waits = false;
+	sg_machine_post(segue, SG_EVENT_EMPTY);
+}
+
 int64_t sg_manager_due(struct segue *segue)
 {
 	int64_t a = segue->watchdog_due_ms, b = segue->extend_due_ms;

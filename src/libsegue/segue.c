@@ -503,7 +503,9 @@ int segue_drained(struct segue *segue)
 	if (sg_handover_pending(segue))
 		return sg_fail(segue, -EBUSY,
 		               "a connection has no verdict yet, or waits in an event");
-	sg_machine_post(segue, SG_EVENT_EMPTY);
+	segue->empty_waits = sg_manager_stays(segue);
+	if (!segue->empty_waits)
+		sg_machine_post(segue, SG_EVENT_EMPTY);
 	return 0;
 }
 

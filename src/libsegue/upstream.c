@@ -343,6 +343,7 @@ void sg_upstream_gone(struct peer *peer)
 	    (segue->state == SG_STATE_STARTING || segue->state == SG_STATE_READY) && segue->opened)
 		return;
 	sg_peer_doom(peer);
+	sg_manager_look(segue);
 	/* With nobody left who could serve, there is no deadline for the application's start. */
 	if (segue->state == SG_STATE_STARTING && !segue->supervised &&
 	    sg_peer_count(segue, PEER_PREDECESSOR) == 0) {
