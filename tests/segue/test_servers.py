@@ -116,7 +116,7 @@ def lost(counts):
 
 
 def tell(capsys, what, result):
-    """The measured figures: a row of doc/servers.md."""
+    """The measured figures, for the table of doc/servers.md."""
     shapes, closes = result["shapes"], result["connections"]
     parts = [f"{name} {shape['requests']} lost {lost(shape) or 0}" for name, shape in shapes.items()]
     with capsys.disabled():
@@ -125,6 +125,7 @@ def tell(capsys, what, result):
               f" {closes['idle_closed_unannounced']} not", flush=True)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_20_upgrades_of_a_server_that_lingers_lose_nothing(name, command, run, load, capsys):
@@ -138,6 +139,7 @@ def test_20_upgrades_of_a_server_that_lingers_lose_nothing(name, command, run, l
     assert result["header"]["connections_backwards"] == 0
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", KEEPERS)
 def test_20_upgrades_of_a_server_that_closes_at_once_refuse_nobody(name, command, run, load, capsys):
@@ -147,8 +149,8 @@ def test_20_upgrades_of_a_server_that_closes_at_once_refuse_nobody(name, command
     tell(capsys, f"{name}, closing at once", result)
     assert set(lost(result)) <= example.may_lose, result
     assert sorted(map(int, result.answers)) == list(range(1, UPGRADES + 2))
-    # The difference that the doc explains is there to see.
-    assert result["connections"]["idle_closed_unannounced"] > UPGRADES
+    # The difference to the test before is there to see.
+    assert result["connections"]["idle_closed_unannounced"] + result.lost > UPGRADES
 
 
 def test_a_gunicorn_whose_application_does_not_load_is_not_ready(command, run, folder):
