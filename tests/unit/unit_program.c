@@ -158,7 +158,6 @@ UNIT_CASE(a_program_may_be_started_again_though_its_path_has_another)
 	CHECK_INT(program_of(&program, running.pid, path), 0);
 	end(&running);
 	shell("cp /bin/true %s.next && mv %s.next %s", path, path, path);
-	MUST(access(path, F_OK));
 	CHECK(program_restartable(&program, reason, sizeof(reason)));
 	program_copy(&copy, &program);
 	program_done(&program);
@@ -232,6 +231,21 @@ UNIT_CASE(a_shell_that_was_asked_for_is_no_script)
 	end(&running);
 }
 
+/* Another program at the path by now is none either. */
+UNIT_CASE(a_program_that_was_replaced_meanwhile_is_no_script)
+{
+	const char *path = copy_of_cat("cat");
+	struct running running = run_plain(path);
+	struct program program;
+
+	shell("cp /bin/true %s.next && mv %s.next %s", path, path, path);
+	CHECK_INT(program_of(&program, running.pid, path), 0);
+	CHECK(!program.script);
+	program_done(&program);
+	end(&running);
+	clean();
+}
+
 UNIT_CASE(a_process_that_is_gone_has_no_program)
 {
 	struct program program = { .fd = -1 };
@@ -245,7 +259,7 @@ UNIT_CASE(a_process_that_is_gone_has_no_program)
 }
 
 /* Fills the head of each note of the file with a byte, or lets the segment lie about its size. */
-static void damage(const char *path, unsigned char byte, bool segment)
+static void damage(const char *path, unsigned char byte, int way)
 {
 	int fd = (int)MUST(open(path, O_RDWR | O_CLOEXEC));
 	Elf64_Ehdr head;
@@ -260,9 +274,13 @@ static void damage(const char *path, unsigned char byte, bool segment)
 		MUST(pread(fd, &program, sizeof(program), at));
 		if (program.p_type != PT_NOTE)
 			continue;
-		MUST(pwrite(fd, bytes, sizeof(bytes), (off_t)program.p_offset));
-		program.p_filesz = segment ? 0xfff0 : program.p_filesz;
-		program.p_offset = segment ? 0x7ffffffffffffff0 : program.p_offset;
+		if (way < 2)
+			MUST(pwrite(fd, bytes, sizeof(bytes), (off_t)program.p_offset));
+		if (way == 1)
+			program.p_offset = 0x7ffffffffffffff0;
+		/* The note begins in it and does not end. */
+		if (way == 2)
+			program.p_filesz = 24;
 		MUST(pwrite(fd, &program, sizeof(program), at));
 	}
 	MUST(close(fd));
@@ -273,12 +291,12 @@ UNIT_CASE(notes_that_lie_about_their_sizes_do_no_harm)
 {
 	static const unsigned char bytes[] = { 0, 1, 3, 4, 0x20, 0x7f, 0x80, 0xff };
 
-	for (size_t i = 0; i < 2 * sizeof(bytes); i++) {
+	for (size_t i = 0; i < 3 * sizeof(bytes); i++) {
 		const char *path = copy_of_cat("damaged");
 		struct running running;
 		struct program program;
 
-		damage(path, bytes[i / 2], i % 2);
+		damage(path, bytes[i / 3], (int)(i % 3));
 		running = run_plain(path);
 		CHECK_INT(program_of(&program, running.pid, path), 0);
 		CHECK(strncmp(program.identity, "size:", 5) == 0);
