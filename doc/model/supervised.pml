@@ -41,7 +41,7 @@
 #include "handover.pml"
 
 mtype = {
-	WORKER_NONE, WORKER_STARTING, WORKER_READY, WORKER_SERVING, WORKER_DRAINING,
+	WORKER_NONE, WORKER_STARTING, WORKER_READY, WORKER_COMMITTED, WORKER_SERVING, WORKER_DRAINING,
 	WORKER_STOPPING, WORKER_KILLING, WORKER_GONE
 };
 
@@ -57,7 +57,6 @@ mtype view[SLOTS];
 byte gen[SLOTS];         /* 1, 2, ...; 0: not yet used */
 byte place[SLOTS];       /* the worker's number in its generation: 0, 1, ... */
 byte work[SLOTS];        /* of its start: 1 fork, 2.. introductions, the last OFFERED, 0 done */
-bit confirmed[SLOTS];    /* has said that it serves */
 bit replaced[SLOTS];     /* dead, and another was started in its place */
 byte told[SLOTS];        /* how often it was told to stop */
 byte current = 1;        /* the generation that serves */
@@ -86,9 +85,11 @@ bit grouped;
 #else
 #define paired(o, w) (place[o] % count_of(gen[w]) == place[w])
 #endif
+/* It was told to serve; it has said that it does. */
+#define to_serve(w) (view[w] == WORKER_COMMITTED || view[w] == WORKER_SERVING)
 #define lives_in_view(w)                                                                       \
-	(view[w] == WORKER_STARTING || view[w] == WORKER_READY ||                              \
-	 view[w] == WORKER_SERVING || view[w] == WORKER_DRAINING)
+	(view[w] == WORKER_STARTING || view[w] == WORKER_READY || to_serve(w) ||               \
+	 view[w] == WORKER_DRAINING)
 
 /* For all slots, for any slot; one that does not exist is not counted. */
 #if SLOTS > 3
@@ -104,7 +105,7 @@ bit grouped;
 
 #ifdef MUTANT_COMMIT_BEFORE_ALL_ARE_READY
 #define attempt_ready(w)                                                                       \
-	(gen[w] != attempt || view[w] == WORKER_READY || view[w] == WORKER_SERVING)
+	(gen[w] != attempt || view[w] == WORKER_READY || to_serve(w))
 #else
 #define attempt_ready(w) (gen[w] != attempt || view[w] == WORKER_READY)
 #endif
@@ -112,12 +113,12 @@ bit grouped;
 /* Nobody who is to serve has not yet said so. A worker that is started again is not waited for. */
 #define sure(w)                                                                                \
 	(gen[w] != current ||                                                                  \
-	 (view[w] != WORKER_READY && (view[w] != WORKER_SERVING || confirmed[w])))
-#define serves_now(w) (gen[w] == current && (view[w] == WORKER_READY || view[w] == WORKER_SERVING))
-#define was_told(w) (gen[w] == current && view[w] == WORKER_SERVING)
+	 (view[w] != WORKER_READY && view[w] != WORKER_COMMITTED))
+#define serves_now(w) (gen[w] == current && (view[w] == WORKER_READY || to_serve(w)))
+#define was_told(w) (gen[w] == current && to_serve(w))
 #define could_resume(w)                                                                        \
 	(gen[w] != 0 && gen[w] < current &&                                                    \
-	 (view[w] == WORKER_SERVING || view[w] == WORKER_DRAINING))
+	 (to_serve(w) || view[w] == WORKER_DRAINING))
 #define is_gone(w) (view[w] == WORKER_GONE || view[w] == WORKER_NONE)
 #define accepting(w) accepts(w)
 
@@ -604,7 +605,7 @@ end:
 			work[w] = 2;
 #ifdef MUTANT_INTRODUCE_AFTER_COMMIT
 			say(w, MESSAGE_OFFERED, 0)
-		:: may && work[w] >= 2 && view[w] == WORKER_SERVING -> introduce(w)
+		:: may && work[w] >= 2 && to_serve(w) -> introduce(w)
 #else
 		:: may && work[w] >= 2 -> introduce(w)
 #endif
@@ -614,7 +615,9 @@ end:
 			printf("HEAR %d: %e\n", w, msg);
 			if
 			:: msg == MESSAGE_READY && view[w] == WORKER_STARTING -> view[w] = WORKER_READY
-			:: msg == MESSAGE_PROGRESS -> confirmed[w] = 1
+			:: msg == MESSAGE_PROGRESS && view[w] == WORKER_COMMITTED ->
+				view[w] = WORKER_SERVING
+			:: msg == MESSAGE_PROGRESS && view[w] != WORKER_COMMITTED
 			:: msg == MESSAGE_FAILED || msg == MESSAGE_READY && view[w] != WORKER_STARTING
 			fi
 		:: may && !alive[w] && view[w] != WORKER_NONE && view[w] != WORKER_GONE &&
@@ -633,15 +636,13 @@ end:
 		/* who serves */
 #ifdef MUTANT_COMMIT_BEFORE_ALL_ARE_READY
 		:: may && !stopping && view[w] == WORKER_READY && gen[w] == attempt && !failing ->
-			view[w] = WORKER_SERVING;
-			confirmed[w] = 0;
+			view[w] = WORKER_COMMITTED;
 			say(w, MESSAGE_COMMIT, 0)
 #endif
 		:: may && !stopping && view[w] == WORKER_READY && gen[w] == current ->
-			view[w] = WORKER_SERVING;
-			confirmed[w] = 0;
+			view[w] = WORKER_COMMITTED;
 			say(w, MESSAGE_COMMIT, 0)
-		:: may && !stopping && view[w] == WORKER_SERVING && may_retire(w) ->
+		:: may && !stopping && to_serve(w) && may_retire(w) ->
 			view[w] = WORKER_DRAINING;
 			say(w, MESSAGE_RETIRE, 0)
 		:: may && !stopping && view[w] == WORKER_DRAINING && gen[w] == current ->
@@ -649,14 +650,14 @@ end:
 			say(w, MESSAGE_RESUME, 0)
 #ifndef QUIET
 		/* It was told to serve and, at its deadline, has not said that it does. */
-		:: may && view[w] == WORKER_SERVING && !confirmed[w] && looked(w) -> kill_worker(w)
+		:: may && view[w] == WORKER_COMMITTED && looked(w) -> kill_worker(w)
 #endif
 		:: may && cuts > 0 && view[w] == WORKER_DRAINING -> cuts--; say(w, MESSAGE_CUT, 0)
 		:: may && told[w] < stopping &&
-		   (view[w] == WORKER_SERVING || view[w] == WORKER_DRAINING ||
+		   (to_serve(w) || view[w] == WORKER_DRAINING ||
 		    view[w] == WORKER_STOPPING) ->
 			told[w] = stopping;
-			view[w] = (view[w] == WORKER_SERVING -> WORKER_STOPPING : view[w]);
+			view[w] = (to_serve(w) -> WORKER_STOPPING : view[w]);
 			say(w, MESSAGE_STOP, stopping)
 		/* one that has died is started again, but not beside an upgrade */
 		:: may && !stopping && attempt == 0 && view[w] == WORKER_GONE && gen[w] == current &&
@@ -687,7 +688,7 @@ end:
 		fi;
 		kills--;
 		if
-		:: accepts(p) || view[p] == WORKER_SERVING -> excuse = 1
+		:: accepts(p) || to_serve(p) -> excuse = 1
 		:: else
 		fi;
 		printf("KILL %d\n", p);
@@ -798,7 +799,6 @@ init {
 			work[i] = 0;
 			alive[i] = 1;
 			offered[i] = 1;
-			confirmed[i] = 1;
 			state[i] = STATE_SERVING;
 			view[i] = WORKER_SERVING;
 			i++

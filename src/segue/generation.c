@@ -218,23 +218,44 @@ static void introduce(struct worker *elder, struct worker *younger)
 		        strerror(-r));
 }
 
+static bool is_committed(const struct worker *worker)
+{
+	return worker->state == WORKER_COMMITTED || worker->state == WORKER_SERVING;
+}
+
 static bool may_meet(const struct worker *worker, bool as_elder)
 {
 	if (!worker_lives(worker) || !link_greeted(worker->link))
 		return false;
 	return worker->state == WORKER_STARTING || worker->state == WORKER_READY ||
-	       worker->state == WORKER_SERVING || (as_elder && worker->state == WORKER_DRAINING);
+	       is_committed(worker) || (as_elder && worker->state == WORKER_DRAINING);
 }
 
-/* Worker i hands over to worker i mod N of a younger generation, or to its replacement. */
-static bool hands_over_to(const struct worker *elder, const struct worker *younger)
+static bool is_next(const struct generation *a, const struct generation *b)
+{
+	for (const struct generation *g = a->next; g != NULL && g != b; g = g->next)
+		if (!g->failed)
+			return false;
+	return true;
+}
+
+/*
+ * Worker i hands over to worker i mod N of a younger generation, or to its replacement. Where
+ * orphans serve on, each has to know of any of the next generation that serves: a supervisor
+ * that dies between two COMMITs would leave two generations serving (doc/protocol.md, rule 29).
+ */
+static bool meets(const struct worker *elder, const struct worker *younger)
 {
 	const struct slot *a = elder->slot, *b = younger->slot;
+	const struct generation *next = b->generation;
 
 	if (a == b)
 		return elder == a->worker && younger == a->replacement;
-	return a->generation->number < b->generation->number && !b->generation->failed &&
-	       a->index % b->generation->slots_len == b->index;
+	if (a->generation->number >= next->number || next->failed)
+		return false;
+	if (next->terms->config->orphans == CONFIG_ORPHANS_SERVE && is_next(a->generation, next))
+		return true;
+	return a->index % next->slots_len == b->index;
 }
 
 static void introduce_to_all(struct worker *worker)
@@ -250,9 +271,9 @@ static void introduce_to_all(struct worker *worker)
 
 				if (other == NULL || other == worker)
 					continue;
-				if (may_meet(other, true) && hands_over_to(other, worker))
+				if (may_meet(other, true) && meets(other, worker))
 					introduce(other, worker);
-				else if (may_meet(other, false) && hands_over_to(worker, other))
+				else if (may_meet(other, false) && meets(worker, other))
 					introduce(worker, other);
 			}
 		}
@@ -323,8 +344,6 @@ static void take_place(struct worker *worker)
 	slot->worker = worker;
 	worker->replaces = false;
 	worker_post(worker, WORKER_EVENT_COMMIT);
-	if (slot->leaving != NULL)
-		worker_post(slot->leaving, WORKER_EVENT_RETIRE);
 	desk_worker_replaced(slot->generation->service, worker, true, NULL);
 }
 
@@ -348,12 +367,53 @@ void generation_worker_ready(struct worker *worker)
 		service_post(generation->service, SERVICE_EVENT_READY);
 }
 
+bool generation_confirmed(const struct generation *generation)
+{
+	for (unsigned int i = 0; i < generation->slots_len; i++) {
+		const struct worker *worker = generation->slots[i].worker;
+
+		if (worker != NULL && worker->state == WORKER_COMMITTED)
+			return false;
+	}
+	return true;
+}
+
+bool generation_serves(const struct generation *generation)
+{
+	for (unsigned int i = 0; i < generation->slots_len; i++) {
+		const struct worker *worker = generation->slots[i].worker;
+
+		if (worker != NULL && worker->state == WORKER_SERVING)
+			return generation_confirmed(generation);
+	}
+	return false;
+}
+
+static void look_whether_it_serves(struct generation *generation)
+{
+	struct service *service = generation->service;
+
+	if (service->starting == generation && generation->committed &&
+	    generation_serves(generation))
+		service_post(service, SERVICE_EVENT_SERVES);
+}
+
+void generation_worker_serves(struct worker *worker)
+{
+	struct slot *slot = worker->slot;
+
+	/* Whoever it replaces stops accepting only now. */
+	if (slot->leaving != NULL && slot->leaving->state == WORKER_SERVING)
+		worker_post(slot->leaving, WORKER_EVENT_RETIRE);
+	look_whether_it_serves(slot->generation);
+}
+
 void generation_commit(struct generation *generation)
 {
+	generation_post(generation, WORKER_EVENT_COMMIT);
 	generation->committed = true;
 	generation->since_ms = sg_now_ms();
 	generation->since = time(NULL);
-	generation_post(generation, WORKER_EVENT_COMMIT);
 }
 
 void generation_retire(struct generation *generation)
@@ -372,9 +432,10 @@ void generation_retire(struct generation *generation)
 			worker_post(slot->replacement, WORKER_EVENT_ABANDON);
 		if (!worker_lives(slot->worker))
 			continue;
-		worker_post(slot->worker, slot->worker->state == WORKER_SERVING
-		                                  ? WORKER_EVENT_RETIRE
-		                                  : WORKER_EVENT_ABANDON);
+		worker_post(slot->worker, is_committed(slot->worker) ? WORKER_EVENT_RETIRE
+		                                                     : WORKER_EVENT_ABANDON);
+		if (worker_lives(slot->leaving))
+			worker_post(slot->leaving, WORKER_EVENT_RETIRE);
 	}
 }
 
@@ -555,6 +616,12 @@ static void slot_is_empty(struct slot *slot, const struct worker *worker)
 		service_post(service, SERVICE_EVENT_FAILED);
 		return;
 	}
+	/* None of it came to say that it serves: its predecessor has not been told anything. */
+	if (generation == service->starting && !others_live(generation)) {
+		service_failed(service, "%s", worker->reason);
+		service_post(service, SERVICE_EVENT_FAILED);
+		return;
+	}
 	/* The last of a version that has taken over just now: its predecessor is still there. */
 	if (!others_live(generation) && somebody_resumable(service)) {
 		service_failed(service, "%s", worker->reason);
@@ -562,6 +629,7 @@ static void slot_is_empty(struct slot *slot, const struct worker *worker)
 		return;
 	}
 	crashed(slot, worker);
+	look_whether_it_serves(generation);
 }
 
 static void remember(struct slot *slot, const struct worker *worker)

@@ -6,6 +6,7 @@
  */
 #include "core/channel.h"
 #include "core/fd.h"
+#include "core/lifecycle.h"
 #include "segue/log.h"
 #include "segue/supervisor.h"
 
@@ -223,6 +224,8 @@ static void message(struct link *link, struct sg_message *m, int *fds, size_t fd
 		worker->counts = m->connections != SG_WIRE_UNKNOWN;
 		worker->connections = m->connections;
 		worker->cut = m->cut;
+		if (m->state == SG_STATE_PROBATION || m->state == SG_STATE_SERVING)
+			worker_post(worker, WORKER_EVENT_SERVES);
 		desk_draining(service, false);
 		break;
 	case SG_MESSAGE_ASK:

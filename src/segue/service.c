@@ -59,7 +59,8 @@ int64_t service_deadline_left(const struct service *service)
 		return (int64_t)due;
 	}
 	for (const struct generation *g = service->generations; g != NULL; g = g->next) {
-		if (service->state == SERVICE_UPGRADING && g != service->starting)
+		if ((service->state == SERVICE_UPGRADING || service->state == SERVICE_COMMITTING) &&
+		    g != service->starting)
 			continue;
 		for (unsigned int i = 0; i < g->slots_len; i++) {
 			const struct worker *worker = g->slots[i].worker;
@@ -156,7 +157,16 @@ static void say_serving(struct service *service)
 	manager_ready(service->manager, status);
 }
 
+/* The predecessors accept until every successor has said that it serves: a COMMIT on its way is
+ * no proof (doc/protocol.md, rule 21). */
 static void commit(struct service *service)
+{
+	generation_commit(service->starting);
+	if (generation_serves(service->starting))
+		service_post(service, SERVICE_EVENT_SERVES);
+}
+
+static void retire(struct service *service)
 {
 	struct generation *successor = service->starting, *predecessor = service->serving;
 	char text[100];
@@ -165,9 +175,6 @@ static void commit(struct service *service)
 	service->serving = successor;
 	terms_unref(service->terms);
 	service->terms = terms_ref(successor->terms);
-	/* Every successor before any predecessor: a supervisor that dies in between leaves no
-	 * one who has stopped accepting for somebody who has not begun. */
-	generation_commit(successor);
 	held_commit(service, successor);
 	if (predecessor != NULL)
 		generation_retire(predecessor);
@@ -223,6 +230,10 @@ static void abandon(struct service *service, enum service_event event)
 		               "--preflight-timeout)",
 		               (long long)service->upgrade.terms->config->preflight_timeout_ms);
 	preflight_end(service);
+	if (service->serving == NULL) {
+		service_post(service, SERVICE_EVENT_STOP);
+		return;
+	}
 	desk_event(service, "failed", service->starting, NULL, service->upgrade.reason);
 	if (service->starting != NULL)
 		generation_abandon(service->starting);
@@ -307,6 +318,9 @@ static void act(struct service *service, enum service_action action, enum servic
 	case SERVICE_ACTION_COMMIT:
 		commit(service);
 		break;
+	case SERVICE_ACTION_RETIRE:
+		retire(service);
+		break;
 	case SERVICE_ACTION_ABANDON:
 		abandon(service, event);
 		break;
@@ -381,6 +395,10 @@ static void refusal(const struct service *service, char *text, size_t size)
 	case SERVICE_UPGRADING:
 		snprintf(text, size, "generation %llu starts%s; ask again then", next, wait);
 		break;
+	case SERVICE_COMMITTING:
+		snprintf(text, size, "generation %llu is about to serve%s; ask again then", next,
+		         wait);
+		break;
 	case SERVICE_ABANDONING:
 		snprintf(text, size, "generation %llu failed and is being ended%s; ask again then",
 		         next, wait);
@@ -443,6 +461,13 @@ int service_upgrade(struct service *service, char **argv, uint64_t asker, char *
 		         GENERATIONS_MAX - 1);
 		return -EBUSY;
 	}
+	if (!generation_confirmed(service->serving)) {
+		snprintf(reason, reason_size,
+		         "a worker of generation %llu was started again and is about to serve; ask "
+		         "again in a moment",
+		         number(service->serving));
+		return -EBUSY;
+	}
 	r = terms_again(&terms, service, reason, reason_size);
 	if (r < 0)
 		return r;
@@ -458,7 +483,7 @@ int service_upgrade(struct service *service, char **argv, uint64_t asker, char *
 	upgrade->began_ms = sg_now_ms();
 	upgrade->running = true;
 	upgrade->outcome = NULL;
-	upgrade->reason[0] = '\0';
+	upgrade->reason[0] = upgrade->output[0] = '\0';
 	upgrade->asker = asker;
 	log_say("upgrade",
 	        json_pack("{sIsI}", "generation", (json_int_t)upgrade->generation, "predecessor",

@@ -155,6 +155,7 @@ struct upgrade {
 	uint64_t asker;      /* the key of the worker that asked; 0: none did */
 	const char *outcome; /* NULL: none yet */
 	char reason[REASON_MAX];
+	char output[RELAY_TAIL_MAX + 1]; /* the last lines of the preflight command */
 };
 
 struct service {
@@ -234,6 +235,7 @@ int generation_start(struct generation *generation);
 void generation_free(struct generation *generation);
 void generation_greeted(struct worker *worker);
 void generation_worker_ready(struct worker *worker);
+void generation_worker_serves(struct worker *worker);
 void generation_worker_gone(struct worker *worker);
 void generation_commit(struct generation *generation);
 void generation_retire(struct generation *generation);
@@ -244,6 +246,9 @@ void generation_post(struct generation *generation, enum worker_event event);
 void generation_stop(struct generation *generation, enum worker_event event);
 /* Is a process left, or to be started? */
 bool generation_goes_on(const struct generation *generation);
+/* Has every living worker that was told to serve said that it does; and one at least? */
+bool generation_serves(const struct generation *generation);
+bool generation_confirmed(const struct generation *generation);
 int generation_replace(struct generation *generation, unsigned int index, char *reason,
                        size_t reason_size);
 unsigned int generation_alive(const struct generation *generation);

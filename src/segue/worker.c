@@ -319,6 +319,11 @@ static void act(struct worker *worker, enum worker_action action, enum worker_ev
 		worker->was_committed = true;
 		if (speaks(worker))
 			tell(worker, &commit);
+		else /* nobody will say so: it has been accepting all the while */
+			worker_post(worker, WORKER_EVENT_SERVES);
+		break;
+	case WORKER_ACTION_NOTE_SERVES:
+		generation_worker_serves(worker);
 		break;
 	case WORKER_ACTION_RETIRE:
 		retire(worker);
