@@ -219,8 +219,9 @@ void desk_upgrade_ended(struct service *service, enum control_exit code, const c
 			continue;
 		end = upgrade_end(waiter, outcome);
 		generation = generation_by(service, waiter->generation);
-		if (generation != NULL)
-			json_object_set_new(end, "output", lines_of(generation->output));
+		json_object_set_new(end, "output",
+		                    lines_of(generation != NULL ? generation->output
+		                                                : service->upgrade.output));
 		control_end(release(service, waiter), code, message, end);
 	}
 }

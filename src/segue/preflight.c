@@ -20,11 +20,20 @@ struct preflight {
 	struct sg_spawned process;
 	uv_poll_t poll;
 	uint64_t key;
+	int result; /* of sg_spawn_result(), with the report */
+	struct sg_exec_error report;
+	unsigned int users; /* the poll handle, and who waits for the last lines */
 };
+
+static void unuse(struct preflight *preflight)
+{
+	if (--preflight->users == 0)
+		free(preflight);
+}
 
 static void closed(uv_handle_t *handle)
 {
-	free(handle->data);
+	unuse(handle->data);
 }
 
 /* Ends it, if it runs: its witness dies, and it with that. */
@@ -43,14 +52,10 @@ void preflight_end(struct service *service)
 	sg_fd_close(preflight->process.exec_fd);
 }
 
-static void judge(struct service *service, int r, const struct sg_exec_error *report)
+static void blame(struct service *service, int r, const struct sg_exec_error *report)
 {
 	int status = report->status;
 
-	if (r == 2 && WIFEXITED(status) && WEXITSTATUS(status) == 0) {
-		service_post(service, SERVICE_EVENT_CHECKED);
-		return;
-	}
 	if (r == 2 && WIFEXITED(status))
 		service_failed(service, "the preflight command exited with status %d (%s)",
 		               WEXITSTATUS(status), service->upgrade.terms->config->preflight);
@@ -63,20 +68,45 @@ static void judge(struct service *service, int r, const struct sg_exec_error *re
 	service_post(service, SERVICE_EVENT_FAILED);
 }
 
+/* Its last lines are known: only now its failure counts, where nobody has ended it meanwhile. */
+static void tail_read(void *ctx, const char *text)
+{
+	struct preflight *preflight = ctx;
+	struct service *service = preflight->service;
+	int result = preflight->result;
+	struct sg_exec_error report = preflight->report;
+	bool counts = service->preflight == preflight;
+
+	if (counts) {
+		snprintf(service->upgrade.output, sizeof(service->upgrade.output), "%s", text);
+		preflight_end(service);
+	}
+	unuse(preflight);
+	if (!counts)
+		return;
+	blame(service, result, &report);
+	service_look_whether_empty(service);
+}
+
 static void ended(uv_poll_t *poll, int status, int events)
 {
 	struct preflight *preflight = poll->data;
 	struct service *service = preflight->service;
-	struct sg_exec_error report = { 0 };
-	int r = sg_spawn_result(preflight->process.exec_fd, &report);
 
 	(void)status;
 	(void)events;
-	if (r == 0)
+	preflight->result = sg_spawn_result(preflight->process.exec_fd, &preflight->report);
+	if (preflight->result == 0)
 		return;
-	preflight_end(service);
-	judge(service, r, &report);
-	service_look_whether_empty(service);
+	if (preflight->result == 2 && preflight->report.status == 0) {
+		preflight_end(service);
+		service_post(service, SERVICE_EVENT_CHECKED);
+		service_look_whether_empty(service);
+		return;
+	}
+	(void)uv_poll_stop(poll);
+	preflight->users++;
+	relay_tail(service->relay, preflight->key, tail_read, preflight);
 }
 
 static int start(struct service *service, struct preflight *preflight)
@@ -131,6 +161,7 @@ int preflight_start(struct service *service)
 	}
 	(void)uv_poll_init(service->loop, &preflight->poll, preflight->process.exec_fd);
 	preflight->poll.data = preflight;
+	preflight->users = 1;
 	(void)uv_poll_start(&preflight->poll, UV_READABLE | UV_DISCONNECT, ended);
 	service->preflight = preflight;
 	return 0;
