@@ -148,6 +148,7 @@ static void encode_body(struct writer *w, const struct sg_message *m)
 		put_u32(w, m->predecessors);
 		put_u32(w, m->start_ms);
 		put_u32(w, m->worker);
+		put_u32(w, m->workers);
 		break;
 	case SG_MESSAGE_LISTENER:
 		put_text(w, m->name);
@@ -295,6 +296,7 @@ static void decode_body(struct reader *r, struct sg_message *m)
 		m->predecessors = get_u32(r);
 		m->start_ms = get_u32(r);
 		m->worker = get_added_u32(r);
+		m->workers = get_added_u32(r);
 		break;
 	case SG_MESSAGE_LISTENER:
 		get_text(r, m->name);

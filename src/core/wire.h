@@ -75,7 +75,7 @@ struct sg_message {
 	uint32_t predecessors;           /* HELLO: generations that still drain to the sender */
 	uint32_t start_ms;               /* HELLO: left of the start deadline */
 	uint32_t worker;  /* HELLO: the sender's; INTRODUCE: whose; SUPERVISE: the receiver's */
-	uint32_t workers; /* SUPERVISE: of the receiver's generation */
+	uint32_t workers; /* HELLO: of the sender's generation; SUPERVISE: of the receiver's */
 
 	char name[SG_WIRE_TEXT_MAX]; /* LISTENER, BLOB; PID_FILE: the path */
 	char text[SG_WIRE_TEXT_MAX]; /* LISTENER, DROPPED: address; FAILED, ANSWER: reason */

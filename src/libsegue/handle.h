@@ -96,7 +96,7 @@ struct peer {
 	int pidfd;
 	pid_t pid;
 	uint64_t generation;
-	uint32_t worker;
+	uint32_t worker, workers; /* workers: of its generation; 0: it is alone */
 	uint32_t record_min, record_max;
 	uint32_t predecessors; /* generations that drained towards it at its greeting */
 	int version;           /* agreed, or -EPROTONOSUPPORT */
@@ -262,6 +262,7 @@ int sg_peer_send_hello(struct peer *peer);
 struct peer *sg_peer_direct(struct segue *segue, enum peer_role role);
 struct peer *sg_peer_upstream(struct segue *segue);
 struct peer *sg_peer_target(struct segue *segue);
+bool sg_peer_pairs(uint32_t elder, uint32_t younger, uint32_t workers);
 size_t sg_peer_count(struct segue *segue, enum peer_role role);
 void sg_peer_read(struct peer *peer);
 void sg_peer_look(struct segue *segue, bool deaths_only);

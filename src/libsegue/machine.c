@@ -122,6 +122,7 @@ static void serve(struct segue *segue)
 		return;
 	queued->event.generation = segue->generation;
 	sg_queue_push(segue, queued);
+	sg_supervised_progress(segue);
 }
 
 /* What is under way to a successor that lives has its answer still to come. Those that served

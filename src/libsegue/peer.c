@@ -186,7 +186,8 @@ int sg_peer_send_hello(struct peer *peer)
 		                    .start_ms = segue->options.start_timeout_ms < 0
 		                                        ? 0
 		                                        : (uint32_t)segue->options.start_timeout_ms,
-		                    .worker = segue->worker };
+		                    .worker = segue->worker,
+		                    .workers = segue->workers };
 
 	return sg_peer_send(peer, &hello, &segue->self_pidfd, 1);
 }
@@ -203,6 +204,7 @@ int sg_peer_take_hello(struct peer *peer, const struct sg_message *message, int 
 	peer->greeted = true;
 	peer->generation = message->generation;
 	peer->worker = message->worker;
+	peer->workers = message->workers;
 	peer->record_min = message->record_min;
 	peer->record_max = message->record_max;
 	peer->predecessors = message->predecessors;
@@ -231,14 +233,33 @@ struct peer *sg_peer_upstream(struct segue *segue)
 	return sg_peer_direct(segue, segue->supervised ? PEER_SUPERVISOR : PEER_PREDECESSOR);
 }
 
-/* The youngest generation that serves or did, and to which there is a way. */
+/* Does a worker hand over to this one of the workers of a younger generation? */
+bool sg_peer_pairs(uint32_t elder, uint32_t younger, uint32_t workers)
+{
+	return workers > 0 && elder % workers == younger;
+}
+
+/* Is b the better one to hand over to? The later to come is, of two that are alike. */
+static bool is_better(const struct peer *a, const struct peer *b)
+{
+	uint32_t worker = a->segue->worker;
+
+	if (a->generation != b->generation)
+		return b->generation > a->generation;
+	return sg_peer_pairs(worker, b->worker, b->workers) ||
+	       !sg_peer_pairs(worker, a->worker, a->workers);
+}
+
+/* The youngest generation that serves or did, and to which there is a way; of its workers the
+ * one that this one pairs with. */
 struct peer *sg_peer_target(struct segue *segue)
 {
 	struct peer *target = NULL;
 
 	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
 		if (peer->role == PEER_SUCCESSOR && peer->committed && !peer->broken &&
-		    !peer->declines && !peer->dead && !peer->doomed)
+		    !peer->declines && !peer->dead && !peer->doomed &&
+		    (target == NULL || is_better(target, peer)))
 			target = peer;
 	return target;
 }

@@ -252,6 +252,10 @@ static void ask_all(struct segue *segue)
 		if (peer->role != PEER_PREDECESSOR || peer->doomed || peer->broken ||
 		    peer->introduced != segue->supervised || peer->generation != generation)
 			continue;
+		/* All may have been introduced; some of them hand over to this one. */
+		if (segue->supervised &&
+		    !sg_peer_pairs(peer->worker, segue->worker, segue->workers))
+			continue;
 		peer->asked = true;
 		(void)sg_peer_send_type(peer, SG_MESSAGE_WANT_STATE);
 	}

@@ -71,17 +71,23 @@ void sg_supervised_retire(struct segue *segue)
 	sg_queue_simple(segue, SEGUE_EVENT_COMMIT);
 }
 
-/* Nobody is left who could give the order. */
-static void retire_alone(struct segue *segue)
+/* Nobody is left who could give the order: the word of a successor that it serves stands for it,
+ * while it lives. */
+static bool retires_alone(struct segue *segue)
 {
+	struct peer *target = sg_peer_target(segue);
+
+	if (target == NULL || sg_pidfd_dead(target->pidfd) == 1)
+		return false;
 	segue->options.probation_ms = 0;
 	sg_machine_post(segue, SG_EVENT_RETIRE);
+	return true;
 }
 
 void sg_supervised_successor_serves(struct segue *segue)
 {
 	if (sg_supervised_alone(segue) && segue->state == SG_STATE_SERVING)
-		retire_alone(segue);
+		(void)retires_alone(segue);
 }
 
 static void answered(struct segue *segue, uint32_t outcome, uint64_t generation, const char *text)
@@ -236,9 +242,7 @@ void sg_supervised_gone(struct peer *peer)
 	answered(segue, SEGUE_FAILED, segue->generation + 1, "the supervisor is gone");
 	if (!serves || !segue->orphans_serve) {
 		sg_machine_post(segue, SG_EVENT_SUPERVISOR_GONE);
-	} else if (sg_peer_target(segue) != NULL) {
-		retire_alone(segue);
-	} else {
+	} else if (!retires_alone(segue)) {
 		sg_queue_warning(segue, EOWNERDEAD,
 		                 "the supervisor is gone; worker %u of generation %llu serves on, "
 		                 "and nobody can upgrade it",

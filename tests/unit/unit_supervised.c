@@ -195,8 +195,8 @@ static void child(const struct order *order, int said_fd, int channel_fd)
 	for (; *arguments != NULL && argc < 31; arguments++)
 		argv[argc++] = *arguments;
 	(void)dup2(said_fd, STDERR_FILENO);
-	(void)dup2(channel_fd, 10);
-	setenv("SEGUE_CHANNEL", "10", 1);
+	(void)dup2(channel_fd, 200);
+	setenv("SEGUE_CHANNEL", "200", 1);
 	if (order->listen_fd > 0) {
 		if (order->listen_fd == 3)
 			(void)fcntl(3, F_SETFD, 0);
@@ -218,7 +218,6 @@ static void greet(struct worker *worker, const struct order *order)
 		                    .version_max = 2,
 		                    .generation = worker->generation - 1,
 		                    .pid = (uint32_t)supervisor,
-		                    .predecessors = 1,
 		                    .start_ms = PATIENCE_MS };
 	struct sg_message supervise = { .type = SG_MESSAGE_SUPERVISE,
 		                        .worker = order->number,
@@ -608,6 +607,14 @@ UNIT_CASE(two_workers_hand_over_to_one_that_tells_their_states_apart)
 	begin(&two, (struct order){ .generation = 2, .elders = elders });
 	line_with(&two, "\"worker\":0,\"total\":1}");
 	line_with(&two, "\"worker\":1,\"total\":2}");
+	stop(&two, false);
+	ends(&two, 0);
+	/* In the order of their numbers, in whichever they answer. */
+	elders[0] = &one;
+	elders[1] = &other;
+	begin(&two, (struct order){ .generation = 2, .elders = elders });
+	line_with(&two, "\"worker\":0,\"total\":1}");
+	line_with(&two, "\"worker\":1,\"total\":2}");
 	commit(&two);
 	retire(&one, 60000);
 	CHECK(strstr(line_with(&two, "final_state"), "\"worker\":0,\"total\":1}") != NULL);
@@ -621,6 +628,41 @@ UNIT_CASE(two_workers_hand_over_to_one_that_tells_their_states_apart)
 	close(second);
 	stop(&two, false);
 	ends(&two, 0);
+}
+
+UNIT_CASE(of_all_workers_to_whom_it_was_introduced_one_hands_over_to_its_own)
+{
+	struct worker zero, one, next_one, next_zero, *elders[] = { &zero, &one, NULL };
+	struct order order = { .generation = 2, .workers = 2, .elders = elders };
+	int idle;
+
+	serve(&zero, (struct order){ .workers = 2 });
+	serve(&one, (struct order){ .number = 1, .workers = 2 });
+	idle = client(one.up[0].fd, 1);
+	order.number = 1;
+	begin(&next_one, order);
+	line_with(&next_one, "\"worker\":1,\"total\":1}");
+	order.number = 0;
+	begin(&next_zero, order);
+	line_with(&next_zero, "\"worker\":0,\"total\":0}");
+	commit(&next_one);
+	commit(&next_zero);
+	retire(&one, 60000);
+	line_with(&next_one, "\"event\":\"connection\"");
+	ends(&one, 0);
+	CHECK_INT(header_of(get(idle, "/"), "Segue-Pid: "), next_one.pid);
+	/* Its own is gone: another takes over. */
+	close(idle);
+	idle = client(zero.up[0].fd, 1);
+	kill_and_reap(&next_zero);
+	retire(&zero, 60000);
+	line_with(&next_one, "\"event\":\"connection\"");
+	ends(&zero, 0);
+	CHECK_INT(header_of(get(idle, "/"), "Segue-Pid: "), next_one.pid);
+	close(idle);
+	CHECK(strstr(next_one.said, "\"worker\":0,\"total\":0}") == NULL);
+	stop(&next_one, false);
+	ends(&next_one, 0);
 }
 
 UNIT_CASE(a_worker_that_has_drained_waits_for_the_word_of_its_successor)
@@ -656,15 +698,15 @@ UNIT_CASE(the_state_comes_from_the_generation_that_serves_and_not_from_one_that_
 	line_with(&three, "\"event\":\"state_taken\"");
 	commit(&three);
 	CHECK(strstr(strstr(three.said, "state_taken") + 1, "state_taken") == NULL);
-	retire(&two, 60000);
-	ends(&two, 0);
-	/* From the one in the middle, which is gone, to the one that serves. */
+	/* To the youngest, past the one in the middle. */
 	send_text(busy, "hi");
 	CHECK_INT(generation_of(response(busy)), 1);
 	line_with(&three, "\"event\":\"connection\"");
 	CHECK_INT(generation_of(get(busy, "/")), 3);
 	close(busy);
 	ends(&one, 0);
+	retire(&two, 60000);
+	ends(&two, 0);
 	stop(&three, false);
 	ends(&three, 0);
 }
@@ -1083,6 +1125,27 @@ UNIT_CASE(an_orphan_retires_itself_when_its_successor_serves)
 	MUST(kill(two.pid, SIGTERM));
 	ends(&two, 0);
 	close(listener);
+}
+
+UNIT_CASE(a_worker_that_knows_of_a_successor_that_serves_retires_when_its_supervisor_dies)
+{
+	struct worker one, two, *elders[] = { &one, NULL };
+	struct order order = { .flags = SG_SUPERVISE_ORPHANS_SERVE };
+	int idle;
+
+	serve(&one, order);
+	idle = client(one.up[0].fd, 1);
+	order.generation = 2;
+	order.elders = elders;
+	begin(&two, order);
+	commit(&two);
+	close(client(one.up[0].fd, 1));
+	supervisor_dies(&one);
+	ends(&one, 0);
+	CHECK_INT(generation_of(get(idle, "/")), 2);
+	close(idle);
+	stop(&two, false);
+	ends(&two, 0);
 }
 
 UNIT_CASE(a_supervisor_is_dead_when_its_process_is_whoever_still_holds_its_channel)
