@@ -11,11 +11,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "core/address.h"
 #include "segue/words.h"
 
-#define MODES  "auto, segue, notify, fd:N, exec:COMMAND, http://..., tcp://HOST:PORT, delay:2s"
+#define MODES                                                                                  \
+	"auto, segue, notify, fd:N, exec:COMMAND, http://..., tcp://HOST:PORT, unix:///PATH, " \
+	"delay:2s"
 #define PLACES "{generation}, {worker} and {pid}"
 
 struct mode {
@@ -63,7 +66,14 @@ static int fill_places(char **ret_text, const char *text, char *reason, size_t r
 	return 0;
 }
 
-/* "http://HOST[:PORT][/PATH]": the host and port as those of an address. */
+/* A name would have to be looked up again and again while the supervisor waits. */
+static bool needs_look_up(const struct sg_address *address)
+{
+	return address->family == AF_UNSPEC && strcmp(address->host, "localhost") != 0;
+}
+
+/* "http://HOST[:PORT][/PATH]": the host and port as those of an address; or
+ * "http://unix:/SOCKET:/PATH". */
 static int check_url(const char *url, char *reason, size_t reason_size)
 {
 	const char *host = url + strlen("http://");
@@ -75,6 +85,13 @@ static int check_url(const char *url, char *reason, size_t reason_size)
 		if ((unsigned char)*at <= ' ' || *at == 0x7f)
 			return refuse(reason, reason_size,
 			              "a blank cannot stand in a URL; write %%20");
+	if (!strncmp(host, "unix:/", 6)) {
+		if (!strstr(host + 6, ":/"))
+			return refuse(reason, reason_size,
+			              "the URL has no path behind the socket; write "
+			              "http://unix:/SOCKET:/PATH");
+		return 0;
+	}
 	if (len == 0 || len > 280 || *host == ':')
 		return refuse(reason, reason_size, "the URL has no host; write http://HOST:PORT/");
 	if (memchr(host, '@', len))
@@ -85,6 +102,10 @@ static int check_url(const char *url, char *reason, size_t reason_size)
 	if (sg_address_parse(&address, spec, why, sizeof(why)) < 0 || address.port == 0)
 		return refuse(reason, reason_size,
 		              "the URL's host or port is malformed; write http://HOST:PORT/PATH");
+	if (needs_look_up(&address))
+		return refuse(reason, reason_size,
+		              "the URL's host has to be a number or localhost: write "
+		              "http://127.0.0.1:PORT/PATH");
 	return 0;
 }
 
@@ -94,10 +115,13 @@ static int check_tcp(const char *text, char *reason, size_t reason_size)
 
 	if (sg_address_parse(&address, text, reason, reason_size) < 0)
 		return -EINVAL;
-	if (address.port == 0 || address.any)
-		return refuse(reason, reason_size,
-		              "a probe needs the host and the port that it is to connect to; write "
-		              "tcp://127.0.0.1:8081");
+	if (address.kind == SG_ADDRESS_UNIX)
+		return 0;
+	if (address.port == 0 || address.any || needs_look_up(&address))
+		return refuse(
+			reason, reason_size,
+			"a probe needs the host, by number or localhost, and the port that it is "
+			"to connect to; write tcp://127.0.0.1:8081");
 	return 0;
 }
 
@@ -173,7 +197,7 @@ static int parse(struct mode *mode, const char *text, char *reason, size_t reaso
 		mode->argument = text;
 		return check_probe(text, true, reason, reason_size);
 	}
-	if (!strncmp(text, "tcp://", 6)) {
+	if (!strncmp(text, "tcp://", 6) || !strncmp(text, "unix://", 7)) {
 		mode->ready = CONFIG_READY_TCP;
 		mode->argument = text;
 		return check_probe(text, false, reason, reason_size);

@@ -265,26 +265,28 @@ static void describe_wrapper(const struct worker *worker, char *text, size_t siz
 static void not_ready_in_time(struct worker *worker)
 {
 	const struct config *config = config_of(worker);
+	const char *last = worker->ready != NULL ? ready_last(worker->ready) : "";
 	char wrapper[256];
 
 	describe_wrapper(worker, wrapper, sizeof(wrapper));
-	worker_failed(worker, "it was not ready within %lld ms%s%s",
+	worker_failed(worker, "it was not ready within %lld ms%s%s%s%s",
 	              (long long)config->start_timeout_ms,
 	              worker->kind == KIND_OTHER && config->ready == CONFIG_READY_AUTO
 	                      ? ": it neither spoke to its channel nor sent READY=1 (see --ready "
 	                        "and --start-timeout)"
 	                      : " (see --start-timeout)",
-	              wrapper);
+	              last[0] != '\0' ? "; the last probe: " : "", last, wrapper);
 }
 
 /* One that speaks to its channel has accepted nothing and is none to wait for. */
 static void abandon(struct worker *worker, enum worker_event event)
 {
 	worker->asked_away = true;
-	ready_end(worker->ready);
-	worker->ready = NULL;
+	/* The probe still knows what it was told last. */
 	if (event == WORKER_EVENT_DEADLINE)
 		not_ready_in_time(worker);
+	ready_end(worker->ready);
+	worker->ready = NULL;
 	if (link_greeted(worker->link) && !worker->was_committed)
 		kill_group(worker);
 	else

@@ -175,6 +175,8 @@ UNIT_CASE(each_option_sets_its_field)
 		{ "ready", "http://127.0.0.1:90{worker}/health", NULL },
 		{ "ready", "http://[::1]/", NULL },
 		{ "ready", "tcp://localhost:{pid}", NULL },
+		{ "ready", "http://unix:/run/a-{generation}.sock:/health", NULL },
+		{ "ready", "unix:///run/a.sock", NULL },
 		{ "ready", "delay:2s", NULL },
 		{ "start-timeout", "1ms", NULL },
 		{ "start-timeout", "90s", NULL },
@@ -243,11 +245,11 @@ UNIT_CASE(each_mode_of_ready_has_what_belongs_to_it)
 	CHECK_INT(config->ready, CONFIG_READY_EXEC);
 	CHECK_STRING(config->ready_argument, "./ok");
 	config_free(config);
-	config = accepted("--ready http://h:1/p?q");
+	config = accepted("--ready http://127.0.0.1:1/p?q");
 	CHECK_INT(config->ready, CONFIG_READY_HTTP);
-	CHECK_STRING(config->ready_argument, "http://h:1/p?q");
+	CHECK_STRING(config->ready_argument, "http://127.0.0.1:1/p?q");
 	config_free(config);
-	config = accepted("--ready exec:./ok --ready tcp://h:1 --ready notify");
+	config = accepted("--ready exec:./ok --ready tcp://[::1]:1 --ready notify");
 	CHECK_INT(config->ready, CONFIG_READY_NOTIFY);
 	CHECK(!config->ready_argument);
 	config_free(config);
@@ -294,6 +296,9 @@ UNIT_CASE(what_is_wrong_on_the_command_line_is_said)
 		{ "--ready delay:30s", "no worker could be ready before --start-timeout ends" },
 		{ "--ready https://h/", "https is not probed" },
 		{ "--ready http:///x", "the URL has no host" },
+		{ "--ready http://name/x", "has to be a number or localhost" },
+		{ "--ready tcp://name:1", "by number or localhost" },
+		{ "--ready http://unix:/a", "the URL has no path behind the socket" },
 		{ "--ready http://:80/", "the URL has no host" },
 		{ "--ready http://h:0/", "host or port is malformed" },
 		{ "--ready http://h:70000/", "host or port is malformed" },
@@ -301,8 +306,8 @@ UNIT_CASE(what_is_wrong_on_the_command_line_is_said)
 		{ "--ready http://h/{gen}", "nothing but {generation}, {worker} and {pid}" },
 		{ "--ready http://h/}", "nothing but {generation}" },
 		{ "--ready tcp://h", "has no port" },
-		{ "--ready tcp://h:0", "needs the host and the port" },
-		{ "--ready tcp://:80", "needs the host and the port" },
+		{ "--ready tcp://h:0", "needs the host, by number" },
+		{ "--ready tcp://:80", "needs the host, by number" },
 		{ "--start-timeout 30", "--start-timeout 30: it is not a duration such as 500ms" },
 		{ "--start-timeout 0", "it has to be 1ms or more" },
 		{ "--start-timeout 1d", "not a duration" },
