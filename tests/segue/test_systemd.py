@@ -353,6 +353,28 @@ def test_a_supervisor_that_is_killed_is_started_again_with_its_listeners(machine
         assert ask(machine).generation == 2
 
 
+@pytest.mark.plain
+def test_a_supervisor_that_is_killed_under_load_loses_nothing_that_was_begun(machine, supervised, load):
+    """Its workers finish, the next one's serve. A kept connection may be closed when nothing is under
+    way on it, and a request that is sent at that moment finds it closed."""
+    supervised.start()
+    with machine.network():
+        running = load("--progress", "5ms", "--new", 4, "--keepalive", 8, "--post", 4, *COUNTED,
+                       URL + "?delay=20ms").wait_running()
+    for count in ("1", "2", "3"):
+        meet(running)
+        before = supervised.main
+        before.send(signal.SIGKILL)
+        before.wait()
+        eventually(lambda: (supervised.show("NRestarts"), is_up(supervised)), (count, True))
+    meet(running)
+    result = running.stop()
+    outcomes = {name: number for name, number in result["outcomes"].items() if number}
+    assert set(outcomes) <= {"ok", "used_closed"}, result
+    assert result["ok"] == result["requests"] - outcomes.get("used_closed", 0)
+    eventually(lambda: len(worker_pids(supervised)), 1)
+
+
 def test_clients_wait_while_a_supervised_service_is_restarted(machine, supervised):
     with gated(machine, supervised) as go:
         go()
