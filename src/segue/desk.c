@@ -244,9 +244,12 @@ void desk_generation_gone(struct service *service, const struct generation *gene
 		                                       "cut", (json_int_t)cut));
 		control_event(waiter->client, line);
 		end = upgrade_end(waiter, cut > 0 ? "cut" : "upgraded");
-		json_object_update_new(end, json_pack("{sIsI}", "connections",
-		                                      (json_int_t)generation->drained_from, "cut",
-		                                      (json_int_t)cut));
+		json_object_update_new(
+			end, json_pack("{sosI}", "connections",
+		                       generation->drained_known
+		                               ? json_integer((json_int_t)generation->drained_from)
+		                               : json_null(),
+		                       "cut", (json_int_t)cut));
 		if (cut > 0)
 			snprintf(message, sizeof(message),
 			         "generation %llu serves; generation %llu is gone, and %llu of its "

@@ -423,7 +423,8 @@ void generation_retire(struct generation *generation)
 	generation->retired = true;
 	generation->since_ms = sg_now_ms();
 	generation->since = time(NULL);
-	(void)generation_connections(generation, &generation->drained_from, &cut);
+	generation->drained_known =
+		generation_connections(generation, &generation->drained_from, &cut);
 	for (unsigned int i = 0; i < generation->slots_len; i++) {
 		struct slot *slot = &generation->slots[i];
 

@@ -117,6 +117,7 @@ struct generation {
 	time_t since;
 	bool tells_wanted;               /* a worker that speaks to its channel has said READY */
 	uint64_t cut;                    /* of workers that are gone */
+	bool drained_known;              /* somebody told: */
 	uint64_t drained_from;           /* connections when the drain began */
 	char output[RELAY_TAIL_MAX + 1]; /* the last lines of the worker that failed */
 };

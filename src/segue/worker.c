@@ -293,15 +293,34 @@ static void abandon(struct worker *worker, enum worker_event event)
 		stop_signal(worker);
 }
 
+/* A shell that was given sockets and ended too soon: what it started did not take them for its
+ * own. */
+static const char *wrapper_hint(const struct worker *worker)
+{
+	static const char *const wrappers[] = { "sh", "bash", "dash", "zsh", "npm", "npx", "yarn" };
+	const char *program = worker->slot->generation->argv[0];
+	const char *name = strrchr(program, '/') != NULL ? strrchr(program, '/') + 1 : program;
+
+	for (size_t i = 0; i < sizeof(wrappers) / sizeof(wrappers[0]); i++)
+		if (!worker->was_ready && held_count(service_of(worker), true) > 0 &&
+		    strcmp(name, wrappers[i]) == 0)
+			return "; it is a wrapper, and LISTEN_PID is its own: what it starts "
+			       "by another pid does not take the sockets (start the server by "
+			       "exec)";
+	return "";
+}
+
 static void describe_end(struct worker *worker)
 {
 	const char *when = worker->was_ready ? "" : " before it was ready";
+	const char *hint = wrapper_hint(worker);
 	int status = worker->status;
 
 	if (status < 0)
 		worker_failed(worker, "it ended%s", when);
 	else if (WIFEXITED(status))
-		worker_failed(worker, "it exited with status %d%s", WEXITSTATUS(status), when);
+		worker_failed(worker, "it exited with status %d%s%s", WEXITSTATUS(status), when,
+		              hint);
 	else
 		worker_failed(worker, "it was killed by signal %d (%s)%s", WTERMSIG(status),
 		              strsignal(WTERMSIG(status)), when);
