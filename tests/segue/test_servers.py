@@ -181,6 +181,17 @@ def test_a_wrapper_whose_server_says_ready_is_named(run):
     assert "/bin/sh" in said and f"pid {service.workers()[0]['pid']}" in said and "exec" in said
 
 
+def test_a_wrapper_whose_server_is_never_ready_is_named(command, run):
+    """Silent, since it sees no sockets that were meant for it."""
+    service = run(command("asyncio"), "--start-timeout", "5s", LINGER=LINGER)
+    silent = ["/usr/bin/python3", "-c", "'import signal; signal.pause()'"]
+    answer = service.ask("upgrade", "--", "/bin/sh", "-c", " ".join(silent) + "; exit 1")
+    assert answer.code == 1, answer
+    for word in ("/bin/sh", "wrapper", "python3", "LISTEN_PID", "exec"):
+        assert word in answer.message, answer
+    assert get(service.address).generation == 1
+
+
 def test_a_wrapper_that_hides_listen_pid_is_no_upgrade(command, run):
     """The server sees that the sockets are meant for another process, and says so."""
     words = command("asyncio")
