@@ -608,7 +608,8 @@ static void slot_is_empty(struct slot *slot, const struct worker *worker)
 
 	if (generation->failed || generation->retired || stopping) {
 		slot->ended = true;
-		if (stopping && generation == service->serving)
+		/* One that had yet to begin was killed for that. */
+		if (stopping && generation == service->serving && worker->was_ready)
 			service_note_exit(service, worker->status);
 		return;
 	}
