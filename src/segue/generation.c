@@ -181,6 +181,16 @@ bool generation_connections(const struct generation *generation, uint64_t *ret_c
 	return known;
 }
 
+/* What it had when its drain began, as far as it is known: its last word may have been older. */
+void generation_counted(struct generation *generation)
+{
+	uint64_t connections, cut;
+
+	if (generation->retired && generation_connections(generation, &connections, &cut) &&
+	    connections + cut > generation->drained_from)
+		generation->drained_from = connections + cut;
+}
+
 /* Handing over. */
 
 /* A channel between two workers: the elder hands over to the younger when it drains. */
@@ -418,8 +428,6 @@ void generation_commit(struct generation *generation)
 
 void generation_retire(struct generation *generation)
 {
-	uint64_t cut;
-
 	generation->retired = true;
 	generation->since_ms = sg_now_ms();
 	generation->since = time(NULL);
