@@ -471,6 +471,8 @@ int service_upgrade(struct service *service, char **argv, uint64_t asker, char *
 	r = terms_again(&terms, service, reason, reason_size);
 	if (r < 0)
 		return r;
+	if (argv == NULL && terms_new_command(service->terms, terms))
+		argv = terms->config->argv;
 	if (take_argv(upgrade, argv) < 0) {
 		terms_unref(terms);
 		snprintf(reason, reason_size, "no memory");
