@@ -25,6 +25,7 @@ struct link {
 	uv_poll_t poll;
 	int events;
 	bool greeted;
+	bool leaves;   /* has said that it is GONE */
 	bool ended;    /* the descriptor is closed, the handle is being closed */
 	bool closed;   /* the handle is */
 	bool released; /* by the worker: freed as soon as the handle is closed */
@@ -224,7 +225,7 @@ static void message(struct link *link, struct sg_message *m, int *fds, size_t fd
 		worker->counts = m->connections != SG_WIRE_UNKNOWN;
 		worker->connections = m->connections;
 		worker->cut = m->cut;
-		generation_counted(worker->slot->generation);
+		link->leaves = m->state == SG_STATE_GONE;
 		if (m->state == SG_STATE_PROBATION || m->state == SG_STATE_SERVING)
 			worker_post(worker, WORKER_EVENT_SERVES);
 		desk_draining(service, false);
@@ -268,14 +269,16 @@ static bool is_dying(const struct worker *worker)
 
 /*
  * A program that does not know the channel may close it; one that does and lives on could not be
- * told to drain. The death of one that dies has a better reason, and comes by itself.
+ * told to drain. The death of one that dies has a better reason, and comes by itself; so does
+ * that of one that has said that it leaves.
  */
 static void closed(struct link *link)
 {
 	struct worker *worker = link->worker;
 
 	end(link);
-	if (!link->greeted || is_dying(worker))
+	/* One that was asked away says so by that: its last word has been read. */
+	if (!link->greeted || worker->asked_away || is_dying(worker))
 		return;
 	worker_failed(worker, "it closed its channel%s",
 	              worker->was_ready ? "" : " before it was ready");
