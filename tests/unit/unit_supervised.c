@@ -17,6 +17,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -194,6 +195,8 @@ static void child(const struct order *order, int said_fd, int channel_fd)
 
 	for (; *arguments != NULL && argc < 31; arguments++)
 		argv[argc++] = *arguments;
+	/* A case that fails leaves nobody who serves on. */
+	(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 	(void)dup2(said_fd, STDERR_FILENO);
 	(void)dup2(channel_fd, 200);
 	setenv("SEGUE_CHANNEL", "200", 1);
