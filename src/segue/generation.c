@@ -186,8 +186,10 @@ void generation_counted(struct generation *generation)
 {
 	uint64_t connections, cut;
 
-	if (generation->retired && generation_connections(generation, &connections, &cut) &&
-	    connections + cut > generation->drained_from)
+	if (!generation->retired || !generation_connections(generation, &connections, &cut))
+		return;
+	generation->drained_known = true;
+	if (connections + cut > generation->drained_from)
 		generation->drained_from = connections + cut;
 }
 
@@ -431,8 +433,9 @@ void generation_retire(struct generation *generation)
 	generation->retired = true;
 	generation->since_ms = sg_now_ms();
 	generation->since = time(NULL);
-	generation->drained_known =
-		generation_connections(generation, &generation->drained_from, &cut);
+	generation->drained_known = false;
+	generation->drained_from = 0;
+	generation_counted(generation);
 	for (unsigned int i = 0; i < generation->slots_len; i++) {
 		struct slot *slot = &generation->slots[i];
 

@@ -253,6 +253,7 @@ bool generation_confirmed(const struct generation *generation);
 int generation_replace(struct generation *generation, unsigned int index, char *reason,
                        size_t reason_size);
 unsigned int generation_alive(const struct generation *generation);
+void generation_counted(struct generation *generation);
 bool generation_connections(const struct generation *generation, uint64_t *ret_connections,
                             uint64_t *ret_cut);
 struct worker *generation_worker_of(struct service *service, pid_t pid);
