@@ -225,6 +225,7 @@ static void message(struct link *link, struct sg_message *m, int *fds, size_t fd
 		worker->counts = m->connections != SG_WIRE_UNKNOWN;
 		worker->connections = m->connections;
 		worker->cut = m->cut;
+		generation_counted(worker->slot->generation);
 		link->leaves = m->state == SG_STATE_GONE;
 		if (m->state == SG_STATE_PROBATION || m->state == SG_STATE_SERVING)
 			worker_post(worker, WORKER_EVENT_SERVES);
