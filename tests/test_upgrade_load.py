@@ -3,39 +3,12 @@ closed, and what comes after a predecessor has gone is answered by the generatio
 """
 
 import signal
-import time
 
 import pytest
 
-from harness.http import Connection, get
-from upgrades import ask, gone, nothing_cut, upgrade, upgraded
-
-SHAPES = ("--new", 2, "--keepalive", 8, "--post", 8, "--pipeline", "4:8", "--idle", "20:50ms",
-          "--half", "10:100ms", "--slow", "2:4096")
-# Without an end of its own: the test stops it.
-COUNTED = ("--count-header", "Segue-Generation", "--expect", "hello, world\n", "--duration", "1h")
-WITNESSES = 16
-SHARE = 100  # requests of the load that each generation has to answer
-
-
-class Witnesses:
-    """Kept connections on which the exact claim is checked: asked once after each upgrade."""
-
-    def __init__(self, service):
-        self.address = service.address
-        self.kept = [Connection(self.address) for _ in range(WITNESSES)]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for one in self.kept:
-            one.close()
-
-    def agree_on(self, generation):
-        """The first request of each since the predecessor has gone, and that of a new connection."""
-        answers = [one.again().get() for one in self.kept] + [get(self.address)]
-        assert [answer.generation for answer in answers] == [generation] * len(answers)
+from harness.http import Connection
+from upgrades import (COUNTED, SHAPES, SHARE, Witnesses, ask, gone, meet_load, nothing_cut, upgrade,
+                      upgraded)
 
 
 def all_is_well(service, running, count, generation):
@@ -52,18 +25,6 @@ def all_is_well(service, running, count, generation):
     assert upgraded(service) == count
     nothing_cut(service)
     return result
-
-
-def meet_load(running):
-    """Blocks until the load has had its share of answers from the generation that serves now. What
-    the load counted before, and the log has not read yet, does not count."""
-    mark, now = running.log.mark(), time.monotonic() * 1000
-    first = running.log.wait_for(
-        "progress", since=mark, where=lambda event: event["monotonic_ms"] + event["at_ms"] >= now
-    )
-    running.log.wait_for(
-        "progress", since=mark, where=lambda event: event["ok"] >= first["ok"] + SHARE
-    )
 
 
 def upgrades_in_a_row(service, load, count):

@@ -1,12 +1,21 @@
-"""What the tests of upgrades under load share: an upgrade as the log tells it, and many connections
-that are held by one thread.
+"""What the tests of upgrades under load share: the load, an upgrade as the log tells it, and many
+connections that are held by one thread.
 """
 
 import select
 import signal
 import socket
+import time
 
 from harness.deadline import until
+from harness.http import Connection, get
+
+SHAPES = ("--new", 2, "--keepalive", 8, "--post", 8, "--pipeline", "4:8", "--idle", "20:50ms",
+          "--half", "10:100ms", "--slow", "2:4096")
+# Without an end of its own: the test stops it.
+COUNTED = ("--count-header", "Segue-Generation", "--expect", "hello, world\n", "--duration", "1h")
+WITNESSES = 16
+SHARE = 100  # requests of the load that each generation has to answer
 
 
 def ask(service, deadline=None):
@@ -149,3 +158,35 @@ def generations(answers):
         number = int(field(head, "Segue-Generation"))
         counts[number] = counts.get(number, 0) + 1
     return counts
+
+
+class Witnesses:
+    """Kept connections on which the exact claim is checked: asked once after each upgrade."""
+
+    def __init__(self, service):
+        self.address = service.address
+        self.kept = [Connection(self.address) for _ in range(WITNESSES)]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for one in self.kept:
+            one.close()
+
+    def agree_on(self, generation):
+        """The first request of each since the predecessor has gone, and that of a new connection."""
+        answers = [one.again().get() for one in self.kept] + [get(self.address)]
+        assert [answer.generation for answer in answers] == [generation] * len(answers)
+
+
+def meet_load(running):
+    """Blocks until the load has had its share of answers from the generation that serves now. What
+    the load counted before, and the log has not read yet, does not count."""
+    mark, now = running.log.mark(), time.monotonic() * 1000
+    first = running.log.wait_for(
+        "progress", since=mark, where=lambda event: event["monotonic_ms"] + event["at_ms"] >= now
+    )
+    running.log.wait_for(
+        "progress", since=mark, where=lambda event: event["ok"] >= first["ok"] + SHARE
+    )

@@ -1,0 +1,55 @@
+"""Upgrades under `segue run`, as the supervisor's log tells them: by whichever way one is asked for,
+and the end of each worker of a generation.
+"""
+
+import signal
+
+WAYS = ("command", "USR2", "HUP", "worker")
+
+
+def ask(service, way="USR2", deadline=None):
+    """One upgrade; returns its generation as soon as it serves. The predecessor may drain on."""
+    mark = service.log.mark()
+    if way == "command":
+        service.upgrade("--no-wait", deadline=deadline)
+    elif way == "worker":
+        service.send(signal.SIGUSR2, service.workers()[-1]["pid"])
+    else:
+        service.send(getattr(signal, f"SIG{way}"))
+    # The supervisor says nothing else under this name: 'failed' would be in its place.
+    event = service.log.wait_for(
+        since=mark, deadline=deadline,
+        where=lambda event: event.get("service") and event.name in ("serving", "failed"))
+    assert event.name == "serving", event
+    return event["generation"]
+
+
+def pids(service, generation):
+    """Of all workers that a generation ever had."""
+    return [event["pid"] for event in service.log.find("started", generation=generation)]
+
+
+def gone(service, generation, deadline=None):
+    """Waits until every worker of a generation has gone, nothing having been cut; the sum of what
+    their 'drained' events say. The supervisor has seen the end of each."""
+    total = {}
+    for pid in pids(service, generation):
+        service.log.wait_for("gone", pid=pid, exit=0, deadline=deadline)
+        service.log.wait_for("worker", pid=pid, to="gone", deadline=deadline)
+        (drained,) = service.log.find("drained", pid=pid)
+        for key in ("moved", "finished", "cut_requests", "cut_idle"):
+            total[key] = total.get(key, 0) + drained[key]
+    assert total["cut_requests"] == total["cut_idle"] == 0, total
+    return total
+
+
+def unharmed(service, pid, generations):
+    """The supervisor has stayed, and what it tells is that many upgrades and nothing else."""
+    assert service.pid == pid and not service.first.ended
+    serving = [event["generation"] for event in service.log.find("serving") if event.get("service")]
+    assert serving == list(range(1, generations + 1))
+    for name in ("crashed", "failed", "resumed", "warning", "nonsense", "closed", "limit"):
+        assert not service.log.find(name), service.log.find(name)
+    status = service.status()
+    assert [one["number"] for one in status["generations"]] == [generations]
+    assert status["restarts"] == 0
