@@ -301,6 +301,9 @@ static const char *wrapper_hint(const struct worker *worker)
 	const char *program = worker->slot->generation->argv[0];
 	const char *name = strrchr(program, '/') != NULL ? strrchr(program, '/') + 1 : program;
 
+	/* It was replaced by the server, by exec. */
+	if (link_greeted(worker->link))
+		return "";
 	for (size_t i = 0; i < sizeof(wrappers) / sizeof(wrappers[0]); i++)
 		if (!worker->was_ready && held_count(service_of(worker), true) > 0 &&
 		    strcmp(name, wrappers[i]) == 0)
