@@ -23,10 +23,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define QUEUE_MAX  64
-#define STATUS_MAX 256
-#define TEXT_MAX   512
-#define STORED     "stored."
+#define QUEUE_MAX       64
+#define STATUS_MAX      256
+#define TEXT_MAX        512
+#define STORED          "stored."
+#define EXTEND_EVERY_MS 5000
+#define EXTEND_BY_MS    20000
 
 struct message {
 	char text[TEXT_MAX];
@@ -42,9 +44,9 @@ struct passed {
 
 struct manager {
 	struct sg_notify notify;
-	uv_timer_t watchdog;
+	uv_timer_t watchdog, extend;
 	uv_poll_t room;
-	unsigned int handles; /* of the two, those that are not closed yet */
+	unsigned int handles; /* of the three, those that are not closed yet */
 	bool waiting;         /* for room */
 	bool complained;
 	struct message queue[QUEUE_MAX];
@@ -165,8 +167,24 @@ static void say_state(struct manager *manager, const char *state, const char *st
 	say(manager, text, -1);
 }
 
+static void on_extend(uv_timer_t *timer)
+{
+	manager_extend(timer->data, EXTEND_BY_MS);
+}
+
+/* While something goes on that has deadlines of its own, the manager's do not matter, as long
+ * as the loop turns. */
+static void extend_while(struct manager *manager, bool goes_on)
+{
+	if (goes_on && manager->notify.fd >= 0)
+		(void)uv_timer_start(&manager->extend, on_extend, EXTEND_EVERY_MS, EXTEND_EVERY_MS);
+	else
+		(void)uv_timer_stop(&manager->extend);
+}
+
 void manager_ready(struct manager *manager, const char *status)
 {
+	extend_while(manager, false);
 	say_state(manager, "READY=1", status);
 }
 
@@ -177,6 +195,7 @@ void manager_reloading(struct manager *manager, const char *status)
 	/* The time tells this reload's READY=1 from an earlier one (Type=notify-reload). */
 	snprintf(state, sizeof(state), "RELOADING=1\nMONOTONIC_USEC=%lld", (long long)sg_now_us());
 	say_state(manager, state, status);
+	extend_while(manager, true);
 }
 
 void manager_status(struct manager *manager, const char *status)
@@ -192,6 +211,7 @@ void manager_status(struct manager *manager, const char *status)
 void manager_stopping(struct manager *manager, const char *status)
 {
 	say_state(manager, "STOPPING=1", status);
+	extend_while(manager, true);
 }
 
 void manager_extend(struct manager *manager, int64_t ms)
@@ -421,21 +441,24 @@ void manager_close(struct manager *manager)
 	if (manager->notify.fd >= 0)
 		uv_close((uv_handle_t *)&manager->room, on_closed);
 	uv_close((uv_handle_t *)&manager->watchdog, on_closed);
+	uv_close((uv_handle_t *)&manager->extend, on_closed);
 }
 
 static void handles_open(struct manager *manager, uv_loop_t *loop)
 {
-	manager->watchdog.data = manager->room.data = manager;
-	manager->handles = 1;
+	manager->watchdog.data = manager->extend.data = manager->room.data = manager;
+	manager->handles = 2;
 	(void)uv_timer_init(loop, &manager->watchdog);
+	(void)uv_timer_init(loop, &manager->extend);
 	uv_unref((uv_handle_t *)&manager->watchdog);
+	uv_unref((uv_handle_t *)&manager->extend);
 	if (manager->notify.fd < 0)
 		return;
 	if (uv_poll_init(loop, &manager->room, manager->notify.fd) < 0) {
 		sg_notify_close(&manager->notify);
 		return;
 	}
-	manager->handles = 2;
+	manager->handles++;
 	uv_unref((uv_handle_t *)&manager->room);
 }
 
@@ -457,6 +480,7 @@ int manager_open(struct manager **ret_manager, uv_loop_t *loop, char *reason, si
 		return r;
 	}
 	watchdog_start(manager);
+	extend_while(manager, true);
 	*ret_manager = manager;
 	return 0;
 }

@@ -44,7 +44,8 @@ void manager_ready(struct manager *manager, const char *status);
 void manager_reloading(struct manager *manager, const char *status);
 void manager_status(struct manager *manager, const char *status);
 void manager_stopping(struct manager *manager, const char *status);
-/* Asks for so much more time, from now, for a start, an upgrade or a stop that goes on. */
+/* Asks for so much more time, from now. For a start, an upgrade and a stop that goes on more time
+ * is asked for anyway, every five seconds, until READY=1. */
 void manager_extend(struct manager *manager, int64_t ms);
 
 /* Puts a listener into the manager's store, where it has one, under its name; a socket that the

@@ -296,6 +296,19 @@ def test_a_stop_of_a_supervised_service_finishes_what_was_begun(machine, supervi
     assert supervised.pids == []
 
 
+@pytest.mark.long
+def test_a_stop_that_goes_on_gets_the_time_that_it_needs(machine, supervised):
+    """Longer than TimeoutStopSec=: the supervisor asks for more as long as its own deadlines run."""
+    supervised.drop_in("TimeoutStopSec=2")
+    supervised.start()
+    with machine.connect(PORT) as slow:
+        slow.send(b"GET /hello?delay=14s HTTP/1.1\r\nHost: test\r\n\r\n")
+        ask(machine)
+        supervised.stop()
+        assert slow.response().status == 200
+    assert supervised.show("ActiveState", "Result") == ("inactive", "success")
+
+
 def test_a_worker_that_crashes_is_started_again_and_nobody_is_refused(machine, supervised):
     supervised.start()
     main, (worker,) = supervised.main_pid, worker_pids(supervised)

@@ -320,6 +320,33 @@ UNIT_CASE(a_watchdog_of_another_process_is_not_answered)
 	bench_close(&bench);
 }
 
+static int64_t extension(struct bench *bench)
+{
+	const struct heard *heard;
+	long long usec;
+
+	while ((heard = hear_within(bench, 1))->text[0] == '\0')
+		(void)uv_run(&bench->loop, UV_RUN_NOWAIT);
+	CHECK_INT(sscanf(heard->text, "EXTEND_TIMEOUT_USEC=%lld", &usec), 1);
+	return usec / 1000;
+}
+
+UNIT_CASE(a_stop_that_goes_on_asks_for_more_time_before_what_it_had_is_over)
+{
+	struct bench bench;
+	int64_t began, more;
+
+	bench_prepare(&bench);
+	bench_open(&bench);
+	manager_stopping(bench.manager, NULL);
+	hears(&bench, "STOPPING=1");
+	(void)extension(&bench);
+	began = sg_now_ms();
+	more = extension(&bench);
+	CHECK(sg_now_ms() - began < more / 2);
+	bench_close(&bench);
+}
+
 UNIT_CASE(a_listener_is_stored_under_a_name_that_no_listener_has)
 {
 	const struct heard *heard;
