@@ -67,21 +67,29 @@ class Crowd:
     awaited by one epoll. An end of file, a reset and bytes that nobody asked for are errors."""
 
     def __init__(self, address, count):
+        self.address = address
         self.sockets = {}
         self.buffers = {}
         self._poll = select.epoll()
         try:
-            for _ in range(count):
-                family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-                one = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-                self.sockets[one.fileno()] = one
-                one.settimeout(30)
-                one.connect(address)
-                one.setblocking(False)
-                self._poll.register(one, select.EPOLLIN)
+            self.more(count)
         except BaseException:
             self.close()
             raise
+
+    def more(self, count):
+        """Opens so many connections more; their sockets."""
+        added = []
+        for _ in range(count):
+            family = socket.AF_INET6 if ":" in self.address[0] else socket.AF_INET
+            one = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            self.sockets[one.fileno()] = one
+            one.settimeout(30)
+            one.connect(self.address)
+            one.setblocking(False)
+            self._poll.register(one, select.EPOLLIN)
+            added.append(one)
+        return added
 
     def __enter__(self):
         return self

@@ -2,7 +2,10 @@
 and the end of each worker of a generation.
 """
 
+import contextlib
 import signal
+
+from harness.http import request
 
 WAYS = ("command", "USR2", "HUP", "worker")
 
@@ -53,3 +56,30 @@ def unharmed(service, pid, generations):
     status = service.status()
     assert [one["number"] for one in status["generations"]] == [generations]
     assert status["restarts"] == 0
+
+
+@contextlib.contextmanager
+def alone(service, pid):
+    """Nobody but this worker accepts."""
+    others = [service.process(worker["pid"]) for worker in service.workers() if worker["pid"] != pid]
+    for other in others:
+        other.stop()
+    try:
+        yield
+    finally:
+        for other in others:
+            other.go_on()
+
+
+def spread(service, crowd, count):
+    """So many connections more, each answered once, the same number with each worker; the sockets by
+    the worker's index. Left to the kernel one worker may get them all."""
+    found = {}
+    workers = service.workers()
+    for worker in workers:
+        share = count // len(workers) + (worker["worker"] < count % len(workers))
+        with alone(service, worker["pid"]):
+            found[worker["worker"]] = crowd.more(share)
+            crowd.send(request(), found[worker["worker"]])
+            crowd.answers(share)
+    return found
