@@ -235,12 +235,19 @@ static bool is_committed(const struct worker *worker)
 	return worker->state == WORKER_COMMITTED || worker->state == WORKER_SERVING;
 }
 
-static bool may_meet(const struct worker *worker, bool as_elder)
+static bool may_take_over(const struct worker *worker)
 {
-	if (!worker_lives(worker) || !link_greeted(worker->link))
-		return false;
-	return worker->state == WORKER_STARTING || worker->state == WORKER_READY ||
-	       is_committed(worker) || (as_elder && worker->state == WORKER_DRAINING);
+	return worker_lives(worker) && link_greeted(worker->link) &&
+	       (worker->state == WORKER_STARTING || worker->state == WORKER_READY ||
+	        is_committed(worker));
+}
+
+/* One that was started again is asked for its state only when it can answer. */
+static bool may_hand_over(const struct worker *worker)
+{
+	return worker_lives(worker) && link_greeted(worker->link) &&
+	       (worker->state == WORKER_READY || is_committed(worker) ||
+	        worker->state == WORKER_DRAINING);
 }
 
 static bool is_next(const struct generation *a, const struct generation *b)
@@ -270,7 +277,8 @@ static bool meets(const struct worker *elder, const struct worker *younger)
 	return a->index % next->slots_len == b->index;
 }
 
-static void introduce_to_all(struct worker *worker)
+/* The worker to all that it takes over from, or (as_elder) to all that take over from it. */
+static void introduce_to_all(struct worker *worker, bool as_elder)
 {
 	struct service *service = worker->slot->generation->service;
 
@@ -283,10 +291,10 @@ static void introduce_to_all(struct worker *worker)
 
 				if (other == NULL || other == worker)
 					continue;
-				if (may_meet(other, true) && meets(other, worker))
-					introduce(other, worker);
-				else if (may_meet(other, false) && meets(worker, other))
+				if (as_elder && may_take_over(other) && meets(worker, other))
 					introduce(worker, other);
+				else if (!as_elder && may_hand_over(other) && meets(other, worker))
+					introduce(other, worker);
 			}
 		}
 }
@@ -294,7 +302,7 @@ static void introduce_to_all(struct worker *worker)
 /* Its listeners, and whom it takes over from; the offer ends both. */
 void generation_greeted(struct worker *worker)
 {
-	introduce_to_all(worker);
+	introduce_to_all(worker, false);
 	held_offer(worker->slot->generation->service, worker);
 }
 
@@ -369,6 +377,8 @@ void generation_worker_ready(struct worker *worker)
 		return;
 	}
 	if (generation->committed) {
+		/* Started again while a successor starts: that one did not meet it. */
+		introduce_to_all(worker, true);
 		worker_post(worker, WORKER_EVENT_COMMIT);
 		return;
 	}

@@ -27,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <fcntl.h>
 #include <unistd.h>
@@ -106,6 +107,19 @@ static struct unit_case **unit_last = &unit_cases;
 		puts(reason);       \
 		exit(UNIT_SKIPPED); \
 	} while (0)
+
+/* What the case's processes leave behind comes to the case, and has to end there. */
+static inline void unit_adopt_orphans(void)
+{
+	MUST(prctl(PR_SET_CHILD_SUBREAPER, 1));
+}
+
+static inline void unit_reap_orphans(void)
+{
+	while (waitpid(-1, NULL, 0) > 0)
+		continue;
+	CHECK_INT(errno, ECHILD);
+}
 
 struct unit_descriptors {
 	size_t count;

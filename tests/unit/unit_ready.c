@@ -268,6 +268,7 @@ UNIT_CASE(a_command_that_hangs_is_killed_with_all_its_processes)
 	struct bench bench;
 	char byte;
 
+	unit_adopt_orphans();
 	CHECK(mkdtemp(folder) != NULL);
 	snprintf(fifo, sizeof(fifo), "%s/fifo", folder);
 	MUST(mkfifo(fifo, 0600));
@@ -283,6 +284,7 @@ UNIT_CASE(a_command_that_hangs_is_killed_with_all_its_processes)
 	CHECK(poller.revents & POLLHUP);
 	MUST(close(poller.fd));
 	bench_done(&bench);
+	unit_reap_orphans();
 	MUST(unlink(fifo));
 	MUST(rmdir(folder));
 }
@@ -293,6 +295,7 @@ UNIT_CASE(a_run_of_more_than_5_s_is_killed_and_another_begins)
 	uint64_t began = uv_hrtime();
 	struct bench bench;
 
+	unit_adopt_orphans();
 	CHECK(mkdtemp(folder) != NULL);
 	snprintf(command, sizeof(command), "rmdir %s || exit 0; sleep 1000", folder);
 	bench_init(&bench, CONFIG_READY_EXEC, command);
@@ -301,6 +304,7 @@ UNIT_CASE(a_run_of_more_than_5_s_is_killed_and_another_begins)
 	CHECK(uv_hrtime() - began >= 4900000000);
 	CHECK(access(folder, F_OK) < 0);
 	bench_done(&bench);
+	unit_reap_orphans();
 }
 
 /* Addresses. */

@@ -534,6 +534,7 @@ UNIT_CASE(the_output_outlives_the_supervisor)
 	int fds[2];
 	pid_t pid;
 
+	unit_adopt_orphans();
 	MUST(pipe2(fds, O_CLOEXEC));
 	bench = (struct bench){ .out = fds[0], .shared = fds[1] };
 	pid = (pid_t)MUST(fork());
@@ -552,6 +553,7 @@ UNIT_CASE(the_output_outlives_the_supervisor)
 	}
 	CHECK_INT(read(bench.out, &byte, 1), 0);
 	MUST(close(bench.out));
+	unit_reap_orphans();
 }
 
 UNIT_CASE(it_keeps_nothing_open_and_is_called_what_it_is)

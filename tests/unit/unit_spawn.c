@@ -633,8 +633,7 @@ UNIT_CASE(a_witness_that_is_killed_takes_the_program_along)
 	int fds[2];
 	char byte;
 
-	/* An orphan is ours to wait for. */
-	MUST(prctl(PR_SET_CHILD_SUBREAPER, 1));
+	unit_adopt_orphans();
 	/* The program alone keeps the pipe open, as its standard output. */
 	MUST(pipe2(fds, O_CLOEXEC));
 	fflush(stdout);
@@ -654,9 +653,7 @@ UNIT_CASE(a_witness_that_is_killed_takes_the_program_along)
 	MUST(close(fds[0]));
 	CHECK_INT(WTERMSIG(end_of(&spawned)), SIGKILL);
 	/* Killed before it had started the program, it leaves nobody. */
-	while (waitpid(-1, NULL, 0) > 0)
-		continue;
-	CHECK_INT(errno, ECHILD);
+	unit_reap_orphans();
 	sg_origin_done(&origin);
 }
 
@@ -714,7 +711,9 @@ UNIT_CASE(a_program_runs_as_another_user_with_no_group_of_ours)
 {
 	struct sg_origin origin = origin_of("/bin/sh", "sh");
 	struct sg_identity identity = { .uid = 65534, .gid = 65533 };
-	struct sg_spawn spawn = { .origin = &origin, .inherit_fd = -1, .identity = &identity };
+	struct sg_spawn spawn = {
+		.origin = &origin, .inherit_fd = -1, .identity = &identity, .directory = "/"
+	};
 
 	if (getuid() != 0) {
 		sg_origin_done(&origin);
