@@ -58,10 +58,16 @@ def unharmed(service, pid, generations):
     assert status["restarts"] == 0
 
 
+def accepting(service):
+    """The pids of the workers that serve, by their index; those that drain accept nothing."""
+    return {worker["worker"]: worker["pid"] for worker in service.workers()
+            if worker["state"] == "serving"}
+
+
 @contextlib.contextmanager
 def alone(service, pid):
     """Nobody but this worker accepts."""
-    others = [service.process(worker["pid"]) for worker in service.workers() if worker["pid"] != pid]
+    others = [service.process(other) for other in accepting(service).values() if other != pid]
     for other in others:
         other.stop()
     try:
@@ -75,11 +81,11 @@ def spread(service, crowd, count):
     """So many connections more, each answered once, the same number with each worker; the sockets by
     the worker's index. Left to the kernel one worker may get them all."""
     found = {}
-    workers = service.workers()
-    for worker in workers:
-        share = count // len(workers) + (worker["worker"] < count % len(workers))
-        with alone(service, worker["pid"]):
-            found[worker["worker"]] = crowd.more(share)
-            crowd.send(request(), found[worker["worker"]])
+    workers = accepting(service)
+    for index, pid in workers.items():
+        share = count // len(workers) + (index < count % len(workers))
+        with alone(service, pid):
+            found[index] = crowd.more(share)
+            crowd.send(request(), found[index])
             crowd.answers(share)
     return found
