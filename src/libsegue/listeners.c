@@ -506,21 +506,25 @@ void sg_listeners_drop(struct segue *segue)
 		if (!listener->dropped || listener->fd < 0)
 			continue;
 		say_dropped(segue, listener);
-		snprintf(message.text, sizeof(message.text), "%s", listener->address.text);
+		if (sg_listener_text(listener->fd, message.text, sizeof(message.text)) < 0)
+			continue;
 		for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
 			if (peer->role == PEER_PREDECESSOR)
 				(void)sg_peer_send(peer, &message, NULL, 0);
 	}
 }
 
-/* A younger generation says that the service has no such listener any more. */
+/* A younger generation says that the service has no such listener any more: by what the socket
+ * is bound to, since several may have been configured with the same address and port 0. */
 void sg_listeners_drop_address(struct segue *segue, const char *address)
 {
 	for (size_t i = 0; i < segue->listeners_len; i++) {
 		struct listener *listener = &segue->listeners[i];
+		char text[SG_ADDRESS_MAX];
 
 		if (listener->fd >= 0 && listener->wanted && !listener->dropped &&
-		    strcmp(listener->address.text, address) == 0) {
+		    sg_listener_text(listener->fd, text, sizeof(text)) == 0 &&
+		    strcmp(text, address) == 0) {
 			listener->dropped = true;
 			say_dropped(segue, listener);
 		}

@@ -258,14 +258,15 @@ void held_commit(struct service *service, struct generation *generation)
 
 	for (struct held *held = service->held; held != NULL; held = next) {
 		struct sg_message dropped = { .type = SG_MESSAGE_DROPPED };
+		bool bound;
 
 		next = held->next;
 		if (held->own || (generation->tells_wanted && held->wanted))
 			continue;
-		snprintf(dropped.text, sizeof(dropped.text), "%s", held->address);
+		bound = sg_listener_text(held->fd, dropped.text, sizeof(dropped.text)) == 0;
 		for (struct generation *g = service->generations; g != NULL; g = g->next)
 			for (unsigned int i = 0; g != generation && i < g->slots_len; i++)
-				if (worker_lives(g->slots[i].worker) &&
+				if (bound && worker_lives(g->slots[i].worker) &&
 				    link_speaks(g->slots[i].worker->link))
 					(void)link_send(g->slots[i].worker->link, &dropped, NULL,
 					                0);

@@ -11,6 +11,7 @@
 #include "core/channel.h"
 #include "core/fd.h"
 #include "core/lifecycle.h"
+#include "core/listener.h"
 #include "segue.h"
 
 #include <arpa/inet.h>
@@ -870,11 +871,12 @@ UNIT_CASE(a_worker_that_stops_has_nothing_to_say_to_others)
 
 UNIT_CASE(a_dropped_listener_is_given_back_before_the_order_to_serve_again)
 {
-	struct sg_message dropped = { .type = SG_MESSAGE_DROPPED, .text = "tcp://127.0.0.1:0" };
+	struct sg_message dropped = { .type = SG_MESSAGE_DROPPED };
 	struct worker one;
 	int busy;
 
 	serve(&one, (struct order){ 0 });
+	MUST(sg_listener_text(one.up[0].fd, dropped.text, sizeof(dropped.text)));
 	busy = busy_client(one.up[0].fd, 1);
 	retire(&one, SG_WIRE_FOREVER);
 	say(&one, &dropped, NULL, 0);
