@@ -78,6 +78,7 @@ struct worker {
 	struct link *link;
 	struct ready *ready;
 	struct program program;
+	bool from_held; /* was started from the file that ran before it */
 
 	bool counts; /* has told how many connections it has */
 	uint64_t connections, cut;

@@ -481,6 +481,8 @@ static void exec_look(struct worker *worker)
 	}
 	worker->runs = true;
 	(void)program_of(&worker->program, worker->process.pid, worker->slot->generation->argv[0]);
+	/* What lies at the path by now has nothing to do with it. */
+	worker->program.script = worker->program.script && !worker->from_held;
 	desk_event(service_of(worker), "started", worker->slot->generation, worker, NULL);
 	begin_probe(worker);
 }
@@ -702,6 +704,7 @@ int worker_start(struct slot *slot, const struct program *program, struct worker
 	worker->slot = slot;
 	worker->key = ++service->last_key;
 	worker->program.fd = -1;
+	worker->from_held = program != NULL && program->fd >= 0;
 	worker->status = -1;
 	worker->process = (struct sg_spawned){ .pidfd = -1, .exec_fd = -1 };
 	r = prepare(worker, passed);

@@ -211,6 +211,21 @@ def test_a_crashed_worker_is_started_from_the_file_that_was_running(run, build, 
     assert identity(one) != was and identity(one).startswith("build-id:")
 
 
+def test_a_script_that_lies_at_the_path_by_now_does_not_run_in_its_place(run, build, folder):
+    """Not at the second crash either, when the process was itself started by descriptor."""
+    path = copy(build, folder / "app")
+    one = run(program=path)
+    broken = folder / "broken"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    os.replace(broken, path)
+    pid = kill(one, one.pids()[0])
+    assert not one.service.status()["generations"][0]["program"]["script"]
+    pid = kill(one, pid)
+    assert one.service.ask("restart", 0).code == 0
+    assert not one.log.find("warning")
+
+
 def test_a_script_is_started_from_the_path_and_the_log_says_so(run, build, folder):
     path = folder / "script"
     path.write_text(f'#!/bin/sh\nexec "{build.program(SERVER)}" "$@"\n')
