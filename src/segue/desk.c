@@ -253,9 +253,10 @@ void desk_generation_gone(struct service *service, const struct generation *gene
 		if (cut > 0)
 			snprintf(message, sizeof(message),
 			         "generation %llu serves; generation %llu is gone, and %llu of its "
-			         "connections were cut (see --drain-timeout)",
+			         "connections %s cut (see --drain-timeout)",
 			         (unsigned long long)waiter->generation,
-			         (unsigned long long)generation->number, (unsigned long long)cut);
+			         (unsigned long long)generation->number, (unsigned long long)cut,
+			         cut == 1 ? "was" : "were");
 		else
 			snprintf(message, sizeof(message),
 			         "generation %llu serves; generation %llu is gone",

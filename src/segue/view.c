@@ -261,6 +261,18 @@ static void print_generation(const struct display *display, const json_t *genera
 		print_row(display, table, (*row)++, widths);
 }
 
+/* One that serves may be without a worker for the moment, or because they crashed too often. */
+static bool anybody_runs(const json_t *status)
+{
+	json_t *generation, *worker;
+	size_t i, k;
+
+	json_array_foreach(json_object_get(status, "generations"), i, generation)
+		json_array_foreach(json_object_get(generation, "workers"), k,
+	                           worker) if (view_number(worker, "pid", 0) > 0) return true;
+	return false;
+}
+
 static void print_head(const struct display *display, const json_t *status)
 {
 	const char *state = word(status, "state"), *colour = colour_of(display, state);
@@ -271,8 +283,8 @@ static void print_head(const struct display *display, const json_t *status)
 
 	view_span(age, view_number(status, "age_ms", 0), false);
 	view_span(up, view_number(status, "uptime_ms", 0), false);
-	printf("%s  %s%s%s for %s\n", word(status, "name"), colour, state, *colour ? "\033[0m" : "",
-	       age);
+	printf("%s  %s%s%s for %s%s\n", word(status, "name"), colour, state,
+	       *colour ? "\033[0m" : "", age, anybody_runs(status) ? "" : ", no worker runs");
 	line(display, "  supervisor pid %" PRId64 ", up %s, %" PRId64 " restart%s of workers",
 	     view_number(status, "pid", 0), up, restarts, restarts == 1 ? "" : "s");
 	json_array_foreach(json_object_get(status, "listeners"), i, listener) line(
