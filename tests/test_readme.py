@@ -1,0 +1,74 @@
+"""What the README shows of `segue run` is what happens: its commands are run, and the lines compared."""
+
+import os
+import re
+import signal
+import subprocess
+
+import pytest
+
+from harness.builds import ROOT, put_program
+from harness.supervised import Supervised
+
+HEADING = "Any server, under a supervisor"
+BROKEN = "#!/bin/sh\necho 'config.yml: no such file' >&2\nexit 1\n"
+
+
+def transcript():
+    """[(command, remark, [lines of output])] of the display below the heading."""
+    text = (ROOT / "README.md").read_text()
+    part = text[text.index(f"## {HEADING}\n") :].split("\n## ")[0]
+    found = []
+    for line in re.findall(r"^    (.*)$|^$", part, re.M):
+        if line.startswith("$ "):
+            command, _, remark = line[2:].partition("#")
+            found.append((command.strip(), remark.strip(), []))
+        elif line and found:
+            found[-1][2].append(line)
+    return found
+
+
+def shape(lines):
+    """Lines without what differs from run to run: numbers, identities, and the width of columns.
+    A drain may be told of more than once."""
+    out = []
+    for line in lines:
+        line = re.sub(r"build-id:[0-9a-f]+", "build-id:X", line.rstrip())
+        line = re.sub(r"(?<=\S) {2,}", "  ", re.sub(r"\d+(\.\d+)*", "N", line))
+        if line and out[-1:] != [line]:
+            out.append(line)
+    return out
+
+
+@pytest.fixture
+def service(build, folder, _guard):
+    """The README's service, in a folder with its programs, on a port of its own."""
+    put_program(ROOT / "examples/servers/hello-asyncio.py", folder / "server")
+    (folder / "broken").write_text(BROKEN)
+    (folder / "broken").chmod(0o755)
+    (command, _, output), *rest = transcript()
+    words = command.split()
+    assert words[:2] == ["segue", "run"] and words[-1] == "&" and not output
+    words = [word.replace(":8080", ":0") for word in words[2:-1]]
+    segue = build.program("src/segue/segue")
+    one = _guard.own(Supervised(segue, folder, *words))
+    one.wait_serving()
+    one.rest = rest
+    return one
+
+
+def test_the_commands_of_the_readme_do_what_it_shows(service, build, folder):
+    segue = build.program("src/segue/segue")
+    verbs = []
+    for command, remark, shown in service.rest:
+        name, verb, *words = command.split()
+        assert name == "segue"
+        verbs.append(verb)
+        done = subprocess.run([segue, verb, "--control", service.control, *words], cwd=folder, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        assert shape(done.stdout.splitlines()) == shape(shown), done.stdout
+        assert done.returncode == int(re.sub(r"\D", "", remark) or 0)
+    assert verbs == ["upgrade", "upgrade", "status"]
+    assert os.path.exists(f"/proc/{service.pid}")
+    service.first.send(signal.SIGTERM)
+    service.wait_end()
