@@ -3,7 +3,7 @@
  * The supervisor, seen from inside: a service has generations, a generation has slots (one a
  * worker), a slot has the worker that runs there and, while that one is replaced, a second.
  *
- * Three writers of state: worker.c of a worker's, service.c of the service's, generation.c of
+ * Three writers of state: worker.c of a worker's, service.c of the service's, slot.c of
  * what lies between (slots: when to start a worker again). Everything else asks them. All of
  * it runs in one thread, on one libuv loop.
  */
@@ -204,9 +204,36 @@ struct service {
 	uv_timer_t beat; /* "draining" to those who wait, ten times a second at most */
 };
 
-/* worker.c */
+/* Every worker of a slot, whatever its place. */
+#define WORKERS_OF(slot)                                             \
+	{                                                            \
+		(slot)->worker, (slot)->replacement, (slot)->leaving \
+	}
+#define WORKERS_A_SLOT 3
+
+static inline struct service *worker_service(const struct worker *worker)
+{
+	return worker->slot->generation->service;
+}
+
+static inline const struct config *worker_config(const struct worker *worker)
+{
+	return worker->slot->generation->terms->config;
+}
+
+/* Has it been told to serve? */
+static inline bool worker_is_committed(const struct worker *worker)
+{
+	return worker->state == WORKER_COMMITTED || worker->state == WORKER_SERVING;
+}
+
+/* start.c */
 int worker_start(struct slot *slot, const struct program *program, struct worker **ret_worker,
                  char reason[static REASON_MAX]);
+
+/* worker.c */
+int worker_watch(struct worker *worker);
+void worker_begin(struct worker *worker);
 void worker_post(struct worker *worker, enum worker_event event);
 void worker_failed(struct worker *worker, const char *format, ...)
 	__attribute__((format(printf, 2, 3)));
@@ -230,7 +257,27 @@ bool link_speaks(const struct link *link);
 void link_greet(struct link *link);
 int link_send(struct link *link, const struct sg_message *message, const int *fds, size_t fds_len);
 
+/* wrapper.c */
+/* Is the worker a wrapper around another process of its session? A clause, or "". */
+void wrapper_describe(const struct worker *worker, char *text, size_t size);
+/* The same for one that has ended before it was ready. */
+const char *wrapper_hint(const struct worker *worker);
+
+/* meet.c */
+void meet_all(struct worker *worker, bool as_elder);
+
+/* slot.c */
+int slot_start(struct slot *slot, const struct program *program, char *reason);
+void slot_forget_restart(struct slot *slot);
+void slot_restart_after(struct slot *slot, int64_t ms);
+
+/* status.c */
+json_t *status_of(struct service *service);
+json_t *status_number(int64_t value);
+int64_t status_left_ms(const struct worker *worker);
+
 /* generation.c */
+void generation_look(struct generation *generation);
 int generation_new(struct generation **ret_generation, struct service *service, char **argv,
                    struct terms *terms);
 int generation_start(struct generation *generation);

@@ -3,14 +3,12 @@
  * One process: its start, what it says, and its end. The one writer of a worker's state.
  *
  * Its death is known by its pidfd, and counts only after what it had still said has been read.
- * Nothing here decides whether it is started again: that is its slot's (generation.c).
+ * Nothing here decides whether it is started again: that is its slot's (slot.c).
  */
 #include "core/fd.h"
-#include "core/notify.h"
 #include "segue/log.h"
 #include "segue/supervisor.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -22,16 +20,6 @@
 #include <unistd.h>
 
 #define REAP_MS 10000
-
-static struct service *service_of(const struct worker *worker)
-{
-	return worker->slot->generation->service;
-}
-
-static const struct config *config_of(const struct worker *worker)
-{
-	return worker->slot->generation->terms->config;
-}
 
 bool worker_lives(const struct worker *worker)
 {
@@ -85,7 +73,7 @@ void worker_failed(struct worker *worker, const char *format, ...)
 
 static int64_t limit_of(const struct worker *worker, enum worker_state state)
 {
-	const struct config *config = config_of(worker);
+	const struct config *config = worker_config(worker);
 	const char *limit = table_worker_limit(state);
 
 	if (strcmp(limit, "start") == 0)
@@ -104,8 +92,8 @@ static void deadline_passed(uv_timer_t *timer)
 	struct worker *worker = timer->data;
 
 	link_look(worker->link);
-	if (service_of(worker)->inbox != NULL)
-		inbox_look(service_of(worker)->inbox);
+	if (worker_service(worker)->inbox != NULL)
+		inbox_look(worker_service(worker)->inbox);
 	/* What was read may have changed the state, and with it the deadline. */
 	if (worker->deadline_ms < 0 || sg_now_ms() < worker->deadline_ms)
 		return;
@@ -119,7 +107,7 @@ static void arm(struct worker *worker, int64_t limit)
 
 	(void)uv_timer_stop(&worker->timer);
 	worker->deadline_ms = limit < 0 ? -1 : now + limit;
-	uv_update_time(service_of(worker)->loop);
+	uv_update_time(worker_service(worker)->loop);
 	if (limit >= 0)
 		(void)uv_timer_start(&worker->timer, deadline_passed, (uint64_t)limit + 1, 0);
 }
@@ -172,7 +160,7 @@ static void tell(struct worker *worker, const struct sg_message *message)
 
 static void stop_signal(struct worker *worker)
 {
-	int r = worker_signal(worker, config_of(worker)->stop_signal);
+	int r = worker_signal(worker, worker_config(worker)->stop_signal);
 
 	if (r < 0 && r != -ESRCH)
 		log_say("warning", fields_of(worker),
@@ -190,22 +178,12 @@ static void kill_group(struct worker *worker)
 		(void)kill(-worker->process.pid, SIGKILL);
 }
 
-static void retire(struct worker *worker)
+/* RETIRE or STOP: by its channel, else by the stop signal. */
+static void ask_away(struct worker *worker, enum sg_message_type type)
 {
-	struct sg_message message = { .type = SG_MESSAGE_RETIRE,
-		                      .drain_ms = (uint32_t)config_of(worker)->drain_timeout_ms };
-
-	worker->asked_away = true;
-	if (speaks(worker))
-		tell(worker, &message);
-	else
-		stop_signal(worker);
-}
-
-static void stop(struct worker *worker)
-{
-	struct sg_message message = { .type = SG_MESSAGE_STOP,
-		                      .drain_ms = (uint32_t)config_of(worker)->drain_timeout_ms };
+	struct sg_message message = { .type = type,
+		                      .drain_ms =
+		                              (uint32_t)worker_config(worker)->drain_timeout_ms };
 
 	worker->asked_away = true;
 	if (speaks(worker))
@@ -229,46 +207,13 @@ static void cut(struct worker *worker)
 	worker->asked_away = true;
 }
 
-/* What runs in the worker's session beside it: a shell or "npm start" is a wrapper, and what it
- * was told by pid is not true of the server below it. */
-static void describe_wrapper(const struct worker *worker, char *text, size_t size)
-{
-	DIR *proc = opendir("/proc");
-	struct dirent *entry;
-
-	text[0] = '\0';
-	while (proc != NULL && (entry = readdir(proc)) != NULL) {
-		char path[300], name[32] = "?";
-		long pid = strtol(entry->d_name, NULL, 10);
-		FILE *file;
-
-		if (pid <= 0 || pid == worker->process.pid ||
-		    getsid((pid_t)pid) != worker->process.pid)
-			continue;
-		snprintf(path, sizeof(path), "/proc/%s/comm", entry->d_name);
-		file = fopen(path, "re");
-		if (file == NULL)
-			continue;
-		if (fscanf(file, "%31[^\n]", name) != 1)
-			strcpy(name, "?");
-		fclose(file);
-		snprintf(text, size,
-		         "; %s (pid %ld) is a wrapper around %s (pid %ld), for which LISTEN_PID is "
-		         "wrong: start the server by exec",
-		         worker->slot->generation->argv[0], (long)worker->process.pid, name, pid);
-		break;
-	}
-	if (proc != NULL)
-		closedir(proc);
-}
-
 static void not_ready_in_time(struct worker *worker)
 {
-	const struct config *config = config_of(worker);
+	const struct config *config = worker_config(worker);
 	const char *last = worker->ready != NULL ? ready_last(worker->ready) : "";
 	char wrapper[256];
 
-	describe_wrapper(worker, wrapper, sizeof(wrapper));
+	wrapper_describe(worker, wrapper, sizeof(wrapper));
 	worker_failed(worker, "it was not ready within %lld ms%s%s%s%s",
 	              (long long)config->start_timeout_ms,
 	              worker->kind == KIND_OTHER && config->ready == CONFIG_READY_AUTO
@@ -291,26 +236,6 @@ static void abandon(struct worker *worker, enum worker_event event)
 		kill_group(worker);
 	else
 		stop_signal(worker);
-}
-
-/* A shell that was given sockets and ended too soon: what it started did not take them for its
- * own. */
-static const char *wrapper_hint(const struct worker *worker)
-{
-	static const char *const wrappers[] = { "sh", "bash", "dash", "zsh", "npm", "npx", "yarn" };
-	const char *program = worker->slot->generation->argv[0];
-	const char *name = strrchr(program, '/') != NULL ? strrchr(program, '/') + 1 : program;
-
-	/* It was replaced by the server, by exec. */
-	if (link_greeted(worker->link))
-		return "";
-	for (size_t i = 0; i < sizeof(wrappers) / sizeof(wrappers[0]); i++)
-		if (!worker->was_ready && held_count(service_of(worker), true) > 0 &&
-		    strcmp(name, wrappers[i]) == 0)
-			return "; it is a wrapper, and LISTEN_PID is its own: what it starts "
-			       "by another pid does not take the sockets (start the server by "
-			       "exec)";
-	return "";
 }
 
 static void describe_end(struct worker *worker)
@@ -350,14 +275,14 @@ static void act(struct worker *worker, enum worker_action action, enum worker_ev
 		generation_worker_serves(worker);
 		break;
 	case WORKER_ACTION_RETIRE:
-		retire(worker);
+		ask_away(worker, SG_MESSAGE_RETIRE);
 		break;
 	case WORKER_ACTION_RESUME:
 		worker->asked_away = false;
 		tell(worker, &resume);
 		break;
 	case WORKER_ACTION_STOP:
-		stop(worker);
+		ask_away(worker, SG_MESSAGE_STOP);
 		break;
 	case WORKER_ACTION_ABANDON:
 		abandon(worker, event);
@@ -401,7 +326,7 @@ void worker_post(struct worker *worker, enum worker_event event)
 
 void worker_is_ready(struct worker *worker, enum worker_kind kind)
 {
-	enum config_ready mode = config_of(worker)->ready;
+	enum config_ready mode = worker_config(worker)->ready;
 
 	if (worker->state != WORKER_STARTING)
 		return;
@@ -443,7 +368,7 @@ static void begin_probe(struct worker *worker)
 
 	if (worker->ready == NULL)
 		return;
-	snprintf(name, sizeof(name), "SEGUE_NAME=%s", config_of(worker)->name);
+	snprintf(name, sizeof(name), "SEGUE_NAME=%s", worker_config(worker)->name);
 	snprintf(generation, sizeof(generation), "SEGUE_GENERATION=%llu",
 	         (unsigned long long)target.generation);
 	snprintf(index, sizeof(index), "SEGUE_WORKER=%u", target.worker);
@@ -483,7 +408,7 @@ static void exec_look(struct worker *worker)
 	(void)program_of(&worker->program, worker->process.pid, worker->slot->generation->argv[0]);
 	/* What lies at the path by now has nothing to do with it. */
 	worker->program.script = worker->program.script && !worker->from_held;
-	desk_event(service_of(worker), "started", worker->slot->generation, worker, NULL);
+	desk_event(worker_service(worker), "started", worker->slot->generation, worker, NULL);
 	begin_probe(worker);
 }
 
@@ -506,8 +431,8 @@ static void process_ready(uv_poll_t *poll, int status, int events)
 	/* What it wrote before it died is the better reason. */
 	exec_look(worker);
 	link_look(worker->link);
-	if (service_of(worker)->inbox != NULL)
-		inbox_look(service_of(worker)->inbox);
+	if (worker_service(worker)->inbox != NULL)
+		inbox_look(worker_service(worker)->inbox);
 	/* What it had started goes with it; its pid names them until it is reaped. */
 	if (getpgid(worker->process.pid) == worker->process.pid)
 		(void)kill(-worker->process.pid, SIGKILL);
@@ -532,135 +457,9 @@ void worker_free(struct worker *worker)
 	sg_fd_close(worker->process.exec_fd);
 }
 
-/* Start. */
-
-/* What the worker inherits, until it has been started. */
-struct passed {
-	struct sg_spawn_fd fds[SG_WIRE_LISTENERS + 8];
-	size_t fds_len;
-	int output[2], channel, ready;
-	char names[SG_WIRE_LISTENERS * (SG_NAME_MAX + 1) + 32];
-	size_t listeners;
-};
-
-static void pass(struct passed *passed, int fd, int number)
+int worker_watch(struct worker *worker)
 {
-	if (fd >= 0)
-		passed->fds[passed->fds_len++] = (struct sg_spawn_fd){ fd, number };
-}
-
-static void pass_listeners(struct service *service, struct passed *passed)
-{
-	char *at = passed->names + sprintf(passed->names, "LISTEN_FDNAMES=");
-
-	for (struct held *held = service->held; held != NULL; held = held->next) {
-		if (!held->own)
-			continue;
-		pass(passed, held->fd, 3 + (int)passed->listeners);
-		at += sprintf(at, "%s%s", passed->listeners > 0 ? ":" : "", held->name);
-		passed->listeners++;
-	}
-}
-
-static void passed_done(struct passed *passed)
-{
-	sg_fd_close(passed->output[0]);
-	sg_fd_close(passed->output[1]);
-	sg_fd_close(passed->channel);
-	sg_fd_close(passed->ready);
-}
-
-/* Everything that it is given, or a sentence why it cannot be started. */
-static int prepare(struct worker *worker, struct passed *passed)
-{
-	struct service *service = service_of(worker);
-	struct generation *generation = worker->slot->generation;
-	char tag[48], reason[REASON_MAX] = "";
-	int r;
-
-	passed->output[0] = passed->output[1] = passed->channel = passed->ready = -1;
-	passed->fds_len = passed->listeners = 0;
-	snprintf(tag, sizeof(tag), "%llu:%u", (unsigned long long)generation->number,
-	         worker->slot->index);
-	r = relay_worker(service->relay, worker->key, tag, passed->output);
-	if (r < 0) {
-		worker_failed(worker, "its output could not be set up: %s", strerror(-r));
-		return r;
-	}
-	r = link_open(&worker->link, worker, &passed->channel);
-	if (r < 0) {
-		worker_failed(worker, "no channel could be made: %s", strerror(-r));
-		return r;
-	}
-	r = ready_prepare(&worker->ready, service->loop, config_of(worker), generation->number,
-	                  worker->slot->index, &passed->ready, reason, sizeof(reason));
-	if (r < 0) {
-		worker_failed(worker, "%s", reason[0] != '\0' ? reason : strerror(-r));
-		return r;
-	}
-	pass(passed, service->null_fd, 0);
-	pass(passed, passed->output[0], 1);
-	pass(passed, passed->output[1], 2);
-	pass_listeners(service, passed);
-	return 0;
-}
-
-/* A number for the channel that nothing else has. */
-static int channel_number(const struct worker *worker, const struct passed *passed)
-{
-	int number = 3 + (int)passed->listeners;
-
-	return passed->ready >= 0 && config_of(worker)->ready_fd == number ? number + 1 : number;
-}
-
-static int spawn(struct worker *worker, struct passed *passed, const struct program *program)
-{
-	struct service *service = service_of(worker);
-	struct generation *generation = worker->slot->generation;
-	char number[40], index[32], channel[40], listeners[40], notify[140], name[100];
-	const char *set[10] = { name, number, index, channel };
-	size_t count = 4;
-	int channel_fd = channel_number(worker, passed);
-	struct sg_spawn spawn = { .origin = &generation->terms->origin,
-		                  .argv = generation->argv,
-		                  .program = generation->argv[0],
-		                  .program_fd =
-		                          program != NULL && program->fd >= 0 ? &program->fd : NULL,
-		                  .fds = passed->fds,
-		                  .inherit_fd = -1,
-		                  .identity = generation->terms->as,
-		                  .directory = config_of(worker)->directory,
-		                  .own_session = true,
-		                  .death_signal = config_of(worker)->orphans == CONFIG_ORPHANS_DRAIN
-		                                          ? config_of(worker)->stop_signal
-		                                          : 0,
-		                  .set = set };
-
-	snprintf(name, sizeof(name), "SEGUE_NAME=%s", config_of(worker)->name);
-	snprintf(number, sizeof(number), "SEGUE_GENERATION=%llu",
-	         (unsigned long long)generation->number);
-	snprintf(index, sizeof(index), "SEGUE_WORKER=%u", worker->slot->index);
-	snprintf(channel, sizeof(channel), "SEGUE_CHANNEL=%d", channel_fd);
-	pass(passed, passed->channel, channel_fd);
-	pass(passed, passed->ready, config_of(worker)->ready_fd);
-	if (service->inbox != NULL) {
-		snprintf(notify, sizeof(notify), "NOTIFY_SOCKET=%s", service->inbox_path);
-		set[count++] = notify;
-	}
-	if (passed->listeners > 0) {
-		snprintf(listeners, sizeof(listeners), "LISTEN_FDS=%zu", passed->listeners);
-		set[count++] = listeners;
-		set[count++] = "LISTEN_PID=@pid";
-		set[count++] = passed->names;
-	}
-	set[count] = NULL;
-	spawn.fds_len = passed->fds_len;
-	return sg_spawn(&worker->process, &spawn);
-}
-
-static int watch(struct worker *worker)
-{
-	struct service *service = service_of(worker);
+	struct service *service = worker_service(worker);
 	int r = uv_poll_init(service->loop, &worker->pidfd_poll, worker->process.pidfd);
 
 	if (r == 0)
@@ -676,55 +475,11 @@ static int watch(struct worker *worker)
 	return r;
 }
 
-static void free_unstarted(struct worker *worker)
+/* It runs from now on: its first state and deadline. */
+void worker_begin(struct worker *worker)
 {
-	struct service *service = service_of(worker);
+	struct slot *slot = worker->slot;
 
-	ready_end(worker->ready);
-	link_close(worker->link);
-	relay_forget(service->relay, worker->key);
-	free(worker);
-}
-
-/*
- * Starts a process in a slot. program: what to execute in place of what lies at the path now;
- * NULL: that. Where none could be started the reason is a clause, and the slot decides.
- */
-int worker_start(struct slot *slot, const struct program *program, struct worker **ret_worker,
-                 char reason[static REASON_MAX])
-{
-	struct service *service = slot->generation->service;
-	struct worker *worker = calloc(1, sizeof(*worker));
-	struct passed *passed = malloc(sizeof(*passed));
-	int r = -ENOMEM;
-
-	snprintf(reason, REASON_MAX, "no memory");
-	if (worker == NULL || passed == NULL)
-		goto fail;
-	worker->slot = slot;
-	worker->key = ++service->last_key;
-	worker->program.fd = -1;
-	worker->from_held = program != NULL && program->fd >= 0;
-	worker->status = -1;
-	worker->process = (struct sg_spawned){ .pidfd = -1, .exec_fd = -1 };
-	r = prepare(worker, passed);
-	if (r == 0) {
-		r = spawn(worker, passed, program);
-		if (r < 0)
-			worker_failed(worker, "no process could be made: %s%s", strerror(-r),
-			              r == -EAGAIN ? " (a limit of the user's or the cgroup's "
-			                             "processes: RLIMIT_NPROC, pids.max)"
-			                           : "");
-	}
-	passed_done(passed);
-	if (r < 0) {
-		snprintf(reason, REASON_MAX, "%s", worker->reason);
-		free_unstarted(worker);
-		worker = NULL;
-		goto fail;
-	}
-	r = watch(worker);
-	relay_pid(service->relay, worker->key, worker->process.pid);
 	worker->state = WORKER_STARTING;
 	worker->began_ms = worker->since_ms = sg_now_ms();
 	worker->since = time(NULL);
@@ -732,12 +487,4 @@ int worker_start(struct slot *slot, const struct program *program, struct worker
 	log_say("started", fields_of(worker), "worker %llu:%u (pid %ld) starts: %s",
 	        (unsigned long long)slot->generation->number, slot->index,
 	        (long)worker->process.pid, slot->generation->argv[0]);
-	link_greet(worker->link);
-	*ret_worker = worker;
-	free(passed);
-	return 0;
-fail:
-	free(worker);
-	free(passed);
-	return r;
 }

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Who hands over to whom: a channel between two workers, made and forgotten here. Connections
+ * and state never pass through the supervisor.
+ */
+#include "core/channel.h"
+#include "core/fd.h"
+#include "segue/log.h"
+#include "segue/supervisor.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* A channel between two workers: the elder hands over to the younger when it drains. */
+static void introduce(struct worker *elder, struct worker *younger)
+{
+	struct sg_message up = { .type = SG_MESSAGE_INTRODUCE,
+		                 .generation = younger->slot->generation->number,
+		                 .worker = younger->slot->index,
+		                 .pid = (uint32_t)younger->process.pid };
+	struct sg_message down = { .type = SG_MESSAGE_INTRODUCE,
+		                   .generation = elder->slot->generation->number,
+		                   .worker = elder->slot->index,
+		                   .pid = (uint32_t)elder->process.pid,
+		                   .upstream = 1 };
+	int ends[2], fds[2], r = sg_channel_pair(ends);
+
+	if (r == 0) {
+		fds[0] = ends[0];
+		fds[1] = younger->process.pidfd;
+		r = link_send(elder->link, &up, fds, 2);
+		fds[0] = ends[1];
+		fds[1] = elder->process.pidfd;
+		if (r == 0)
+			r = link_send(younger->link, &down, fds, 2);
+		sg_fd_close(ends[0]);
+		sg_fd_close(ends[1]);
+	}
+	if (r < 0 && r != -EPIPE)
+		log_say("warning", NULL,
+		        "workers %llu:%u and %llu:%u could not be introduced: %s; connections of "
+		        "the "
+		        "first end with their requests",
+		        (unsigned long long)elder->slot->generation->number, elder->slot->index,
+		        (unsigned long long)younger->slot->generation->number, younger->slot->index,
+		        strerror(-r));
+}
+
+static bool may_take_over(const struct worker *worker)
+{
+	return worker_lives(worker) && link_greeted(worker->link) &&
+	       (worker->state == WORKER_STARTING || worker->state == WORKER_READY ||
+	        worker_is_committed(worker));
+}
+
+/* One that was started again is asked for its state only when it can answer. */
+static bool may_hand_over(const struct worker *worker)
+{
+	return worker_lives(worker) && link_greeted(worker->link) &&
+	       (worker->state == WORKER_READY || worker_is_committed(worker) ||
+	        worker->state == WORKER_DRAINING);
+}
+
+static bool is_next(const struct generation *a, const struct generation *b)
+{
+	for (const struct generation *g = a->next; g != NULL && g != b; g = g->next)
+		if (!g->failed)
+			return false;
+	return true;
+}
+
+/*
+ * Worker i hands over to worker i mod N of a younger generation, or to its replacement. Where
+ * orphans serve on, each has to know of any of the next generation that serves: a supervisor
+ * that dies between two COMMITs would leave two generations serving (doc/protocol.md, rule 29).
+ */
+static bool meets(const struct worker *elder, const struct worker *younger)
+{
+	const struct slot *a = elder->slot, *b = younger->slot;
+	const struct generation *next = b->generation;
+
+	if (a == b)
+		return elder == a->worker && younger == a->replacement;
+	if (a->generation->number >= next->number || next->failed)
+		return false;
+	if (next->terms->config->orphans == CONFIG_ORPHANS_SERVE && is_next(a->generation, next))
+		return true;
+	return a->index % next->slots_len == b->index;
+}
+
+/* The worker to all that it takes over from, or (as_elder) to all that take over from it. */
+void meet_all(struct worker *worker, bool as_elder)
+{
+	struct service *service = worker->slot->generation->service;
+
+	for (struct generation *g = service->generations; g != NULL; g = g->next)
+		for (unsigned int i = 0; i < g->slots_len; i++) {
+			struct worker *others[] = WORKERS_OF(&g->slots[i]);
+
+			for (size_t k = 0; k < WORKERS_A_SLOT; k++) {
+				struct worker *other = others[k];
+
+				if (other == NULL || other == worker)
+					continue;
+				if (as_elder && may_take_over(other) && meets(worker, other))
+					introduce(worker, other);
+				else if (!as_elder && may_hand_over(other) && meets(other, worker))
+					introduce(other, worker);
+			}
+		}
+}
