@@ -135,6 +135,17 @@ static void snapshot_failed(struct peer *peer, int error)
 	(void)sg_peer_send(peer, &failed, NULL, 0);
 }
 
+/* An elder worker that lives was given the state: what has become of it is that one's to tell.
+ * Where the number of workers changes twice, one may have no predecessor but such as drain. */
+static bool is_handed_on(const struct peer *asking)
+{
+	for (const struct peer *peer = asking->segue->peers; peer != NULL; peer = peer->next)
+		if (peer->role == PEER_SUCCESSOR && peer->asked &&
+		    peer->generation < asking->generation && sg_pidfd_dead(peer->pidfd) != 1)
+			return true;
+	return false;
+}
+
 /* False: nobody may ask now. */
 bool sg_state_send_snapshot(struct peer *peer)
 {
@@ -144,6 +155,10 @@ bool sg_state_send_snapshot(struct peer *peer)
 	if (!may_ask(peer))
 		return false;
 	peer->asked = true;
+	if (segue->supervised && is_handed_on(peer)) {
+		(void)sg_peer_send_type(peer, SG_MESSAGE_STATE);
+		return true;
+	}
 	r = save(segue, false);
 	if (r == 0)
 		r = send_blobs(peer, SG_MESSAGE_STATE);
