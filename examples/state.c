@@ -7,9 +7,12 @@
  *         $ kill -USR2 "$(cat state.pid)" && curl -X POST localhost:8080/counter
  *         2
  *
- * The predecessor's count comes twice. The snapshot comes before this generation is ready, and
- * is what it starts from. While it then serves, the predecessor still finishes requests, and
- * counts; its final state says how far it came, and the difference is added.
+ * The predecessor's count comes in two parts. The snapshot comes before this generation is
+ * ready, and is what it starts from. While it then serves, the predecessor still finishes
+ * requests, and counts; its final state is what it has counted since the snapshot. Parts may
+ * come from several processes and in any order, since each is only added.
+ *
+ * Under 'segue run --workers N' each worker counts for itself.
  */
 #include <inttypes.h>
 #include <segue/http.h>
@@ -18,7 +21,7 @@
 #include <string.h>
 
 static _Atomic uint64_t counter;
-static uint64_t inherited; /* how much of the predecessor's count is in ours */
+static uint64_t told; /* how much of it was in the last snapshot */
 
 static void answer(struct segue_http_request *req, uint64_t value)
 {
@@ -40,35 +43,39 @@ static void show(struct segue_http_request *req, void *ctx)
 
 static int save_state(struct segue_http_server *server, bool final, void *ctx)
 {
-	uint64_t value = atomic_load(&counter);
+	uint64_t value = atomic_load(&counter), part = final ? value - told : value;
 
-	return segue_put_blob(segue_http_handle(server), "counter", &value, sizeof(value));
+	told = value;
+	return segue_put_blob(segue_http_handle(server), "counter", &part, sizeof(part));
 }
 
-/* Take over what the predecessor counted since the last time. */
-static void catch_up(struct segue_http_server *server)
+/* Of every worker that hands over to this one. */
+static void take_over(struct segue_http_server *server)
 {
 	const void *data;
+	uint32_t worker;
+	uint64_t part;
 	size_t len;
-	uint64_t theirs;
 
-	if (segue_blob(segue_http_handle(server), "counter", &data, &len) < 0 ||
-	    len != sizeof(theirs))
-		return;
-	memcpy(&theirs, data, sizeof(theirs));
-	atomic_fetch_add(&counter, theirs - inherited);
-	inherited = theirs;
+	for (size_t i = 0;
+	     segue_blob_of(segue_http_handle(server), "counter", i, &data, &len, &worker) == 0;
+	     i++) {
+		if (len != sizeof(part))
+			continue;
+		memcpy(&part, data, sizeof(part));
+		atomic_fetch_add(&counter, part);
+	}
 }
 
 static int start(struct segue_http_server *server, void *ctx, char *reason, size_t reason_size)
 {
-	catch_up(server);
+	take_over(server);
 	return 0;
 }
 
 static void final_state(struct segue_http_server *server, void *ctx)
 {
-	catch_up(server);
+	take_over(server);
 }
 
 int main(int argc, char **argv)
