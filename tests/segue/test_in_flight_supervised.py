@@ -6,7 +6,7 @@ of the supervisor is told how many.
 import pytest
 
 from harness.http import get, request
-from turns import accepting, alone, ask, gone, pids, spread
+from turns import accepting, alone, ask, draining, gone, pids, spread
 from upgrades import Crowd, field, generations
 
 REQUEST = request()
@@ -86,6 +86,7 @@ def test_requests_of_three_generations_are_answered_where_they_began(service):
         began = [begin(one, eldest, 8, "3s")]
         one.set_workers(3)
         assert ask(one) == 2
+        draining(one, 1)
         began.append(begin(one, middle, 9, "3s"))
         one.set_workers(2)
         assert ask(one) == 3

@@ -32,6 +32,13 @@ def pids(service, generation):
     return [event["pid"] for event in service.log.find("started", generation=generation)]
 
 
+def draining(service, generation):
+    """Waits until every worker of a generation has stopped to accept: it is told so a moment after
+    the next generation serves, and until then both accept."""
+    for pid in pids(service, generation):
+        service.log.wait_for("state", pid=pid, to="draining")
+
+
 def gone(service, generation, deadline=None):
     """Waits until every worker of a generation has gone, nothing having been cut; the sum of what
     their 'drained' events say. The supervisor has seen the end of each."""
