@@ -280,6 +280,7 @@ static void on_drain(struct segue_http_server *server, const struct segue_event 
 {
 	unsigned long connections = atomic_load(&server->connections);
 	unsigned long in_flight = SUM(server, in_flight);
+	bool goes_on = event->successor || segue_current_state(server->segue) == SEGUE_DRAINING;
 
 	begin_drain(server, false);
 	sgh_log(server, "draining",
@@ -288,10 +289,14 @@ static void on_drain(struct segue_http_server *server, const struct segue_event 
 	                   SGH_NUMBER("requests", (int64_t)in_flight),
 	                   SGH_NUMBER("deadline_ms", event->deadline_ms)),
 	        "draining %lu connections, %lu requests in flight (%s)", connections, in_flight,
-	        event->successor ? "to the successor" : "the service stops");
+	        event->successor ? "to the successor"
+	        : goes_on        ? "others serve; its next answer ends each"
+	                         : "the service stops");
 	if (server->options.drain)
 		server->options.drain(server, event->successor, server->options.ctx);
-	order_all(server, event->successor ? MOVE : FINISH);
+	/* Where others serve who cannot take connections, none is closed in a client's face: it
+	 * cannot move, and ends with its next answer. */
+	order_all(server, goes_on ? MOVE : FINISH);
 }
 
 static void on_cut(struct segue_http_server *server)
