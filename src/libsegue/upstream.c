@@ -56,8 +56,9 @@ void sg_upstream_introduction(struct segue *segue, const struct sg_message *mess
 	peer->generation = message->generation;
 	peer->worker = message->worker;
 	peer->pid = (pid_t)message->pid;
-	/* Whoever drains says hello at once; the successor answers when it serves. */
-	if (peer->role == PEER_SUCCESSOR)
+	/* Whoever drains says hello at once; the successor answers when it serves, as it may do
+	 * already. */
+	if (peer->role == PEER_SUCCESSOR || segue->owner)
 		(void)sg_peer_send_hello(peer);
 }
 
