@@ -208,6 +208,26 @@ void desk_upgrade_ended(struct service *service, enum control_exit code, const c
 	}
 }
 
+/* How the drain of a predecessor ended, for a person. */
+static void describe_drain(const struct waiter *waiter, const struct generation *generation,
+                           char *text, size_t size)
+{
+	int len = snprintf(text, size, "generation %llu serves; generation %llu is gone",
+	                   (unsigned long long)waiter->generation,
+	                   (unsigned long long)generation->number);
+
+	if (generation->cut > 0)
+		len += snprintf(text + len, size - (size_t)len,
+		                ", and %llu of its connections %s cut (see --drain-timeout)",
+		                (unsigned long long)generation->cut,
+		                generation->cut == 1 ? "was" : "were");
+	if (generation->killed > 0)
+		snprintf(text + len, size - (size_t)len,
+		         "; %u of its workers did not end and %s killed, with what %s had open",
+		         generation->killed, generation->killed == 1 ? "was" : "were",
+		         generation->killed == 1 ? "it" : "they");
+}
+
 /* The predecessor of an upgrade has gone: that is its end. */
 void desk_generation_gone(struct service *service, const struct generation *generation)
 {
@@ -215,7 +235,8 @@ void desk_generation_gone(struct service *service, const struct generation *gene
 
 	for (struct waiter *waiter = service->waiters; waiter != NULL; waiter = next) {
 		uint64_t cut = generation->cut;
-		char message[200];
+		bool by_force = cut > 0 || generation->killed > 0;
+		char message[400];
 		json_t *line, *end;
 
 		next = waiter->next;
@@ -225,26 +246,16 @@ void desk_generation_gone(struct service *service, const struct generation *gene
 		json_object_update_new(line, json_pack("{sIsI}", "connections", (json_int_t)0,
 		                                       "cut", (json_int_t)cut));
 		control_event(waiter->client, line);
-		end = upgrade_end(waiter, cut > 0 ? "cut" : "upgraded");
+		end = upgrade_end(waiter, by_force ? "cut" : "upgraded");
 		json_object_update_new(
 			end, json_pack("{sosI}", "connections",
 		                       generation->drained_known
 		                               ? json_integer((json_int_t)generation->drained_from)
 		                               : json_null(),
 		                       "cut", (json_int_t)cut));
-		if (cut > 0)
-			snprintf(message, sizeof(message),
-			         "generation %llu serves; generation %llu is gone, and %llu of its "
-			         "connections %s cut (see --drain-timeout)",
-			         (unsigned long long)waiter->generation,
-			         (unsigned long long)generation->number, (unsigned long long)cut,
-			         cut == 1 ? "was" : "were");
-		else
-			snprintf(message, sizeof(message),
-			         "generation %llu serves; generation %llu is gone",
-			         (unsigned long long)waiter->generation,
-			         (unsigned long long)generation->number);
-		control_end(release(service, waiter), cut > 0 ? EXIT_CUT : EXIT_DONE, message, end);
+		describe_drain(waiter, generation, message, sizeof(message));
+		control_end(release(service, waiter), by_force ? EXIT_CUT : EXIT_DONE, message,
+		            end);
 	}
 }
 

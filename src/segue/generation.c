@@ -267,13 +267,16 @@ bool generation_confirmed(const struct generation *generation)
 
 bool generation_serves(const struct generation *generation)
 {
+	bool serves = false;
+
 	for (unsigned int i = 0; i < generation->slots_len; i++) {
 		const struct worker *worker = generation->slots[i].worker;
 
-		if (worker != NULL && worker->state == WORKER_SERVING)
-			return generation_confirmed(generation);
+		if (generation->slots[i].awaited)
+			return false;
+		serves = serves || (worker != NULL && worker->state == WORKER_SERVING);
 	}
-	return false;
+	return serves && generation_confirmed(generation);
 }
 
 void generation_look(struct generation *generation)
@@ -289,6 +292,7 @@ void generation_worker_serves(struct worker *worker)
 {
 	struct slot *slot = worker->slot;
 
+	slot->awaited = false;
 	/* Whoever it replaces stops accepting only now. */
 	if (slot->leaving != NULL && slot->leaving->state == WORKER_SERVING)
 		worker_post(slot->leaving, WORKER_EVENT_RETIRE);
@@ -319,6 +323,8 @@ void generation_retire(struct generation *generation)
 			worker_post(slot->replacement, WORKER_EVENT_ABANDON);
 		if (!worker_lives(slot->worker))
 			continue;
+		if (worker_is_committed(slot->worker))
+			meet_another(slot->worker, generation->service->serving);
 		worker_post(slot->worker, worker_is_committed(slot->worker) ? WORKER_EVENT_RETIRE
 		                                                            : WORKER_EVENT_ABANDON);
 		if (worker_lives(slot->leaving))

@@ -109,3 +109,22 @@ void meet_all(struct worker *worker, bool as_elder)
 			}
 		}
 }
+
+/* One that is to drain, and whose own successor has died and is not there again: any that serves
+ * takes over from it. */
+void meet_another(struct worker *elder, struct generation *next)
+{
+	struct worker *own = next->slots[elder->slot->index % next->slots_len].worker;
+
+	if (!link_greeted(elder->link) || (worker_lives(own) && link_greeted(own->link)))
+		return;
+	for (unsigned int i = 0; i < next->slots_len; i++) {
+		struct worker *other = next->slots[i].worker;
+
+		if (worker_lives(other) && link_greeted(other->link) &&
+		    other->state == WORKER_SERVING) {
+			introduce(elder, other);
+			return;
+		}
+	}
+}

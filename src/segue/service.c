@@ -166,6 +166,11 @@ static void commit(struct service *service)
 		service_post(service, SERVICE_EVENT_SERVES);
 }
 
+static void sweep(uv_timer_t *timer)
+{
+	service_look_whether_empty(timer->data);
+}
+
 static void retire(struct service *service)
 {
 	struct generation *successor = service->starting, *predecessor = service->serving;
@@ -191,6 +196,9 @@ static void retire(struct service *service)
 	say_serving(service);
 	if (predecessor != NULL)
 		service_generation_gone(service, predecessor);
+	/* Of one that was without a worker nothing is left that could end. */
+	uv_update_time(service->loop);
+	(void)uv_timer_start(&service->sweep, sweep, 0, 0);
 }
 
 static void report(struct service *service)

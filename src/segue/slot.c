@@ -55,6 +55,8 @@ static void restart(struct slot *slot)
 		return;
 	log_say("warning", NULL, "worker %llu:%u could not be restarted: %s",
 	        (unsigned long long)slot->generation->number, slot->index, reason);
+	slot->awaited = false;
+	generation_look(slot->generation);
 	/* Not the program's fault: no limit, and clients wait in the queue. */
 	slot_restart_after(slot, config->restart_delay_max_ms < 1000 ? config->restart_delay_max_ms
 	                                                             : 1000);
@@ -108,6 +110,7 @@ static void crashed(struct slot *slot, const struct worker *worker)
 	const struct config *config = generation->terms->config;
 	int64_t ms;
 
+	slot->awaited = false;
 	if (!policy_restarts(config, worker->status)) {
 		slot->ended = true;
 		log_say("ended", NULL, "worker %llu:%u (pid %ld) ended: %s; it is not restarted",
@@ -129,6 +132,8 @@ static void crashed(struct slot *slot, const struct worker *worker)
 		        worker->reason);
 		return;
 	}
+	/* Its predecessors have yet to be told: what they hold is for the one that comes. */
+	slot->awaited = generation == service->starting && slot->row == 1;
 	slot->restarts++;
 	service->restarts++;
 	ms = back_off(config, slot->row);
@@ -204,6 +209,11 @@ static void gone(struct worker *worker)
 	struct service *service = generation->service;
 
 	generation->cut += worker->cut;
+	if (worker->killed && worker->was_committed && generation->retired) {
+		generation->killed++;
+		/* What it had open, as far as it had told. */
+		generation->cut += worker->counts ? worker->connections : 0;
+	}
 	relay_forget(service->relay, worker->key);
 	if (slot->replacement == worker) {
 		slot->replacement = NULL;

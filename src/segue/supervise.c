@@ -269,8 +269,9 @@ static int set_up(struct run *run)
 	service->since = time(NULL);
 	(void)uv_timer_init(&run->loop, &service->timer);
 	(void)uv_timer_init(&run->loop, &service->beat);
+	(void)uv_timer_init(&run->loop, &service->sweep);
 	(void)uv_timer_init(&run->loop, &run->reap);
-	service->timer.data = service->beat.data = service;
+	service->timer.data = service->beat.data = service->sweep.data = service;
 	run->reap.data = run;
 	r = manager_open(&service->manager, &run->loop, reason, REASON_MAX);
 	if (r == 0) {

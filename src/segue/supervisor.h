@@ -65,6 +65,7 @@ struct worker {
 	enum worker_kind kind;
 	bool replaces;   /* a worker that serves, at the operator's word */
 	bool asked_away; /* its end was asked for: no crash */
+	bool killed;     /* by this supervisor */
 	bool was_ready, was_committed;
 
 	struct sg_spawned process; /* pid 0: none */
@@ -99,6 +100,7 @@ struct slot {
 	int64_t restart_ms;         /* when */
 	struct program last;        /* what ran here last */
 	char last_exit[128];        /* how it ended; "": never did */
+	bool awaited;               /* its generation does not serve before it does */
 	bool ended;                 /* not to be started again */
 	bool limit;                 /* because it crashed too often */
 };
@@ -118,6 +120,7 @@ struct generation {
 	time_t since;
 	bool tells_wanted;               /* a worker that speaks to its channel has said READY */
 	uint64_t cut;                    /* of workers that are gone */
+	unsigned int killed;             /* workers whose drain ended so */
 	bool drained_known;              /* somebody told: */
 	uint64_t drained_from;           /* connections when the drain began */
 	char output[RELAY_TAIL_MAX + 1]; /* the last lines of the worker that failed */
@@ -170,7 +173,7 @@ struct service {
 	enum service_state state;
 	int64_t began_ms, since_ms;
 	time_t since;
-	uv_timer_t timer;
+	uv_timer_t timer, sweep;
 	enum service_event pending[16];
 	size_t pending_len;
 	bool machine_runs;
@@ -265,6 +268,7 @@ const char *wrapper_hint(const struct worker *worker);
 
 /* meet.c */
 void meet_all(struct worker *worker, bool as_elder);
+void meet_another(struct worker *elder, struct generation *next);
 
 /* slot.c */
 int slot_start(struct slot *slot, const struct program *program, char *reason);

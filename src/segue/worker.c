@@ -291,7 +291,7 @@ static void act(struct worker *worker, enum worker_action action, enum worker_ev
 		cut(worker);
 		break;
 	case WORKER_ACTION_KILL:
-		worker->asked_away = true;
+		worker->asked_away = worker->killed = true;
 		kill_group(worker);
 		break;
 	case WORKER_ACTION_COMPLAIN:
