@@ -2,6 +2,7 @@
 inside a systemd of our own, whose unit says what is left and how it ended.
 """
 
+import os
 import signal
 
 import pytest
@@ -100,6 +101,20 @@ def test_process_1_stops_at_term_and_ends_with_0(machine, container):
     with machine.connect(PORT) as slow:
         slow.send(b"GET /hello?delay=1s HTTP/1.1\r\nHost: test\r\n\r\n")
         ask(machine)
+        one.init.send(signal.SIGTERM)
+        assert slow.response().status == 200
+    assert one.wait_end() == 0
+
+
+def test_a_term_to_every_process_cuts_nothing(machine, container):
+    """As a service manager or a runtime sends it that knows the whole group."""
+    one = container()
+    eventually(lambda: machine.accepts(PORT), True)
+    with machine.connect(PORT) as slow:
+        slow.send(b"GET /hello?delay=1s HTTP/1.1\r\nHost: test\r\n\r\n")
+        ask(machine)
+        for stat in processes.children(one.init.pid):
+            os.kill(stat.pid, signal.SIGTERM)
         one.init.send(signal.SIGTERM)
         assert slow.response().status == 200
     assert one.wait_end() == 0
