@@ -12,6 +12,7 @@ from harness.deadline import Deadline
 from harness.http import get
 from harness.load import Load
 from harness.service import Service
+from harness.supervised import Supervised
 
 GREETING = "hello, world\n"
 TICK = os.sysconf("SC_CLK_TCK")
@@ -108,6 +109,19 @@ def hello(build, folder, *options, core=None):
                "--pid-file", folder / "pid", "--log-format", "json", *options]
     with _owned(Service(command, folder, pid_file=folder / "pid", name="hello",
                         preexec=lambda: keep_to(core, 0))) as service:
+        service.wait_serving()
+        yield Server(service, service.address)
+
+
+@contextlib.contextmanager
+def supervised(build, folder, *options, workers=1, core=None):
+    """The same under `segue run`. Its processes are the supervisor, the relay of the workers' output,
+    and the workers."""
+    folder = _fresh(folder)
+    words = ["--listen", "http=tcp://127.0.0.1:0", "--workers", workers, "--", build.program("hello"),
+             "--threads", 1, "--log-format", "json", *options]
+    with _owned(Supervised(build.program("src/segue/segue"), folder, *words, name="hello",
+                           preexec=lambda: keep_to(core, 0))) as service:
         service.wait_serving()
         yield Server(service, service.address)
 
