@@ -47,7 +47,7 @@ static const struct subcommand subcommands[] = {
 	{ "cut", "[SERVICE | --control PATH] [--json]", "end a running drain: close what is left",
 	  WHICH "\n" COMMON, client },
 	{ "restart", "[SERVICE | --control PATH] WORKER [--json]",
-	  "end one worker and start it again",
+	  "replace one worker by another one of the same version",
 	  "WORKER is a number of 'segue status'.\n" WHICH "\n" COMMON, client },
 	{ "kill", "[SERVICE | --control PATH] SIGNAL [--json]",
 	  "send a signal to the workers that serve",
