@@ -149,7 +149,8 @@ static void begin_drain(const struct segue_event *event)
 	say_end();
 	accepting = false;
 	draining = true;
-	clients_drain(event->successor);
+	/* Where others serve, who cannot take connections now, each ends with its next answer. */
+	clients_drain(event->successor || segue_current_state(segue) == SEGUE_DRAINING);
 }
 
 static void cut(void)
