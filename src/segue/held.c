@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 static struct held *add(struct service *service)
 {
@@ -29,16 +30,27 @@ static struct held *add(struct service *service)
 	return held;
 }
 
-static void drop(struct service *service, struct held *held, bool unlink_path)
+static const char *path_of(const struct held *held)
+{
+	return strncmp(held->address, "unix://", 7) == 0 ? held->address + 7 : NULL;
+}
+
+static void close_it(struct service *service, struct held *held)
 {
 	struct held **at = &service->held;
 
 	while (*at != held)
 		at = &(*at)->next;
 	*at = held->next;
-	if (unlink_path && held->ours && strncmp(held->address, "unix://", 7) == 0)
-		sg_listener_unlink(held->address + 7, held->file);
+	if (held->ours && path_of(held) != NULL)
+		sg_listener_unlink(path_of(held), held->file);
 	sg_fd_close(held->fd);
+	held->fd = -1;
+}
+
+static void drop(struct service *service, struct held *held)
+{
+	close_it(service, held);
 	free(held);
 }
 
@@ -175,6 +187,23 @@ int held_open(struct service *service, char *reason, size_t reason_size)
 	return r;
 }
 
+/* No generation before this one is left that could want them back. */
+static void forget_closed(struct service *service, uint64_t oldest)
+{
+	struct held **at = &service->closed;
+
+	while (*at != NULL) {
+		struct held *held = *at;
+
+		if (held->closed_by > oldest) {
+			at = &held->next;
+			continue;
+		}
+		*at = held->next;
+		free(held);
+	}
+}
+
 /* What is stored stays there, so that clients wait while the manager restarts the service; at a
  * stop it lets go by itself. Not where the path goes, and nobody would find the socket. */
 void held_close(struct service *service)
@@ -182,28 +211,9 @@ void held_close(struct service *service)
 	while (service->held != NULL) {
 		if (service->held->own && service->held->ours && service->held->fd >= 0)
 			manager_unstore(service->manager, service->held->name);
-		drop(service, service->held, true);
+		drop(service, service->held);
 	}
-}
-
-void held_offer(struct service *service, struct worker *worker)
-{
-	struct sg_message offered = { .type = SG_MESSAGE_OFFERED };
-
-	for (struct held *held = service->held; held != NULL; held = held->next) {
-		struct sg_message message = { .type = SG_MESSAGE_LISTENER,
-			                      .flags = held->ours ? SG_LISTENER_OURS : 0,
-			                      .dev = held->file.dev,
-			                      .ino = held->file.ino };
-
-		if (held->own)
-			continue;
-		snprintf(message.name, sizeof(message.name), "%s", held->name);
-		snprintf(message.text, sizeof(message.text), "%s", held->address);
-		(void)link_send(worker->link, &message, &held->fd, 1);
-		offered.count++;
-	}
-	(void)link_send(worker->link, &offered, NULL, 0);
+	forget_closed(service, UINT64_MAX);
 }
 
 /* A listener that a worker has bound itself. */
@@ -250,29 +260,131 @@ void held_wanted(struct service *service, struct worker *worker, const struct sg
 	generation->tells_wanted = true;
 }
 
-/* At the commit what the new generation does not want is let go, and its predecessors empty it:
- * while somebody holds it the kernel would go on queueing clients. */
+static void offer_one(struct worker *worker, const struct held *held)
+{
+	struct sg_message message = { .type = SG_MESSAGE_LISTENER,
+		                      .flags = held->ours ? SG_LISTENER_OURS : 0,
+		                      .dev = held->file.dev,
+		                      .ino = held->file.ino };
+
+	snprintf(message.name, sizeof(message.name), "%s", held->name);
+	snprintf(message.text, sizeof(message.text), "%s", held->address);
+	(void)link_send(worker->link, &message, &held->fd, 1);
+}
+
+void held_offer(struct service *service, struct worker *worker)
+{
+	struct sg_message offered = { .type = SG_MESSAGE_OFFERED };
+
+	for (struct held *held = service->held; held != NULL; held = held->next) {
+		if (held->own)
+			continue;
+		offer_one(worker, held);
+		offered.count++;
+	}
+	(void)link_send(worker->link, &offered, NULL, 0);
+}
+
+static void tell_dropped(struct service *service, const struct generation *generation,
+                         const char *bound)
+{
+	struct sg_message dropped = { .type = SG_MESSAGE_DROPPED };
+
+	snprintf(dropped.text, sizeof(dropped.text), "%s", bound);
+	for (struct generation *g = service->generations; g != NULL; g = g->next)
+		for (unsigned int i = 0; g != generation && i < g->slots_len; i++) {
+			struct worker *worker = g->slots[i].worker;
+
+			if (worker_lives(worker) && link_speaks(worker->link))
+				(void)link_send(worker->link, &dropped, NULL, 0);
+		}
+}
+
+/*
+ * At the commit what the new generation does not want is let go, and its predecessors empty it:
+ * while somebody holds it the kernel would go on queueing clients. What it was is kept: the
+ * new generation may fail while they are still there.
+ */
 void held_commit(struct service *service, struct generation *generation)
 {
 	struct held *next;
 
+	forget_closed(service, service->generations->number);
 	for (struct held *held = service->held; held != NULL; held = next) {
-		struct sg_message dropped = { .type = SG_MESSAGE_DROPPED };
-		bool bound;
+		struct stat st;
 
 		next = held->next;
 		if (held->own || (generation->tells_wanted && held->wanted))
 			continue;
-		bound = sg_listener_text(held->fd, dropped.text, sizeof(dropped.text)) == 0;
-		for (struct generation *g = service->generations; g != NULL; g = g->next)
-			for (unsigned int i = 0; g != generation && i < g->slots_len; i++)
-				if (bound && worker_lives(g->slots[i].worker) &&
-				    link_speaks(g->slots[i].worker->link))
-					(void)link_send(g->slots[i].worker->link, &dropped, NULL,
-					                0);
 		log_say("dropped", NULL, "listener %s (%s) is not wanted any more", held->name,
 		        held->address);
-		drop(service, held, true);
+		held->closed_by = generation->number;
+		held->bound[0] = '\0';
+		(void)sg_listener_text(held->fd, held->bound, sizeof(held->bound));
+		held->bind = (struct sg_bind_options){ .v6only = sg_listener_is_v6only(held->fd) };
+		if (path_of(held) != NULL && stat(path_of(held), &st) == 0)
+			held->bind.mode = st.st_mode & 0777;
+		if (held->bound[0] != '\0')
+			tell_dropped(service, generation, held->bound);
+		close_it(service, held);
+		held->next = service->closed;
+		service->closed = held;
+	}
+}
+
+static bool open_again_take(struct service *service, struct held *held)
+{
+	char reason[REASON_MAX] = "its address is not known";
+	struct sg_address address;
+	struct held **last = &service->held;
+
+	if (sg_address_parse(&address, held->bound, reason, sizeof(reason)) == 0)
+		held->fd = sg_listener_bind(&address, &held->bind, &held->file, reason,
+		                            sizeof(reason));
+	if (held->fd < 0) {
+		log_say("warning", NULL, "listener %s could not be bound again: %s", held->name,
+		        reason);
+		free(held);
+		return false;
+	}
+	held->ours = path_of(held) != NULL;
+	held->wanted = true;
+	held->next = NULL;
+	while (*last != NULL)
+		last = &(*last)->next;
+	*last = held;
+	return true;
+}
+
+static void give_back(struct generation *generation, const struct held *held)
+{
+	for (unsigned int i = 0; i < generation->slots_len; i++) {
+		struct worker *worker = generation->slots[i].worker;
+
+		if (worker_lives(worker) && link_speaks(worker->link))
+			offer_one(worker, held);
+	}
+}
+
+/* An earlier generation serves again: with the listeners that it had, and no others. */
+void held_resume(struct service *service, struct generation *generation)
+{
+	struct held **at = &service->closed, *held, *next;
+
+	/* What has been offered to one that starts keeps its place. */
+	for (held = service->held; held != NULL && service->starting == NULL; held = next) {
+		next = held->next;
+		if (!held->own && held->generation > generation->number)
+			drop(service, held);
+	}
+	while ((held = *at) != NULL) {
+		if (held->closed_by <= generation->number) {
+			at = &held->next;
+			continue;
+		}
+		*at = held->next;
+		if (open_again_take(service, held))
+			give_back(generation, held);
 	}
 }
 
@@ -284,6 +396,6 @@ void held_forget(struct service *service, uint64_t generation)
 	for (struct held *held = service->held; held != NULL; held = next) {
 		next = held->next;
 		if (!held->own && held->generation == generation)
-			drop(service, held, true);
+			drop(service, held);
 	}
 }

@@ -265,6 +265,7 @@ static void resume(struct service *service)
 	service->serving = back;
 	failed->retired = failed->failed = true;
 	generation_stop(failed, WORKER_EVENT_STOP);
+	held_resume(service, back);
 	generation_resume(back);
 	log_say("resumed",
 	        json_pack("{sIsI}", "generation", (json_int_t)number(failed), "predecessor",

@@ -137,6 +137,10 @@ struct held {
 	bool wanted; /* by the generation that starts */
 	uint64_t generation; /* that bound it; 0: own */
 	struct sg_file_id file;
+
+	uint64_t closed_by;         /* the generation that did not want it; 0: none yet */
+	char bound[SG_ADDRESS_MAX]; /* where it was then, and how */
+	struct sg_bind_options bind;
 };
 
 /* A client that waits for an end. */
@@ -187,6 +191,7 @@ struct service {
 	uint64_t last_number, last_key;
 	unsigned int restarts;
 	struct held *held;
+	struct held *closed; /* by a commit that may be taken back */
 
 	struct upgrade upgrade;
 	struct preflight *preflight;
@@ -319,6 +324,7 @@ void held_take(struct service *service, struct worker *worker, const struct sg_m
                int fd);
 void held_wanted(struct service *service, struct worker *worker, const struct sg_message *ready);
 void held_commit(struct service *service, struct generation *generation);
+void held_resume(struct service *service, struct generation *generation);
 void held_forget(struct service *service, uint64_t generation);
 
 /* terms.c */

@@ -10,11 +10,12 @@ import stat
 
 import pytest
 
-from functional import asking, eventually
+from functional import HOLD, asking, eventually
 from harness import processes
 from harness.http import Connection, get
 from harness.service import parse
 from scenes import SERVER, Run, gate
+from turns import ask
 
 TCP = "tcp://127.0.0.1:0"
 
@@ -229,6 +230,41 @@ def test_every_generation_may_have_another_listener(own):
             assert len(agree(one.listening())) == 2
         clients.wait_more()
     eventually(lambda: len(processes.descriptors(one.service.pid)), fresh)
+
+
+def test_a_generation_that_serves_again_has_the_listeners_that_it_had(own, folder):
+    """Its successor had dropped some and bound another, and crashes while it drains still."""
+    path, port = folder / "app.sock", free_port()
+    before = (f"a={TCP}", f"b={TCP}", f"c=unix://{path}")
+    one = own(*before, workers=1)
+    held = one.held()
+    (first,) = one.service.workers()
+    mode = os.stat(path).st_mode
+    with Connection(held["b"]) as busy:
+        # One segment: the answer to its first request says that all of it has been read.
+        busy.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n" + HOLD).response()
+        one.listen(f"a={TCP}", f"d=tcp://127.0.0.1:{port}")
+        assert ask(one.service) == 2
+        for name in ("b", "c"):
+            one.log.wait_for("listener_dropped", pid=first["pid"],
+                             where=lambda event, name=name: event["name"] == name)
+        assert set(one.held()) == {"a", "d"} and not path.exists()
+        (second,) = one.service.workers(2)
+        one.service.expected_exits.add(-signal.SIGKILL)
+        mark = one.log.mark()
+        one.service.process(second["pid"]).send(signal.SIGKILL)
+        one.log.wait_for("resume", since=mark, pid=first["pid"])
+        assert one.held() == held
+        assert os.stat(path).st_mode == mode
+        for address in held.values():
+            assert get(address).pid == first["pid"]
+        with pytest.raises(ConnectionRefusedError):
+            Connection(("127.0.0.1", port))
+        assert busy.send(b"y").response().pid == first["pid"]
+    third = one.upgrade(*before)
+    assert one.held() == held
+    for address in held.values():
+        assert get(address).pid in third
 
 
 # Those of the supervisor.
