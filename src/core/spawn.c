@@ -471,15 +471,42 @@ static long raw_clone(unsigned long flags, int *pidfd)
 #endif
 }
 
+/* All of the session: a command of the shell's may be several processes. */
+static void end_group(int signal)
+{
+	(void)signal;
+	(void)kill(0, SIGKILL);
+}
+
+static void witness_follows(const struct plan *plan, pid_t starter)
+{
+	struct sigaction action = { .sa_handler = end_group };
+	int number = plan->spawn->death_signal;
+	sigset_t set;
+
+	if (plan->spawn->own_session)
+		(void)setsid();
+	if (number == 0 || !plan->spawn->own_session)
+		return;
+	sigemptyset(&set);
+	sigaddset(&set, number);
+	(void)sigaction(number, &action, NULL);
+	(void)prctl(PR_SET_PDEATHSIG, number);
+	if (getppid() != starter)
+		_exit(127);
+	(void)sigprocmask(SIG_UNBLOCK, &set, NULL);
+}
+
 /* The process between: it waits, where the host might reap or ignore its children, and says
  * how the program ended. Returns in the program. */
-static void child_witness(const struct plan *plan)
+static void child_witness(const struct plan *plan, pid_t starter)
 {
 	struct sg_exec_error report = { 0 };
 	struct sigaction action = { .sa_handler = SIG_DFL };
 	pid_t own = getpid(), pid;
 
 	(void)sigaction(SIGCHLD, &action, NULL);
+	witness_follows(plan, starter);
 	pid = (pid_t)raw_clone(0, NULL);
 	if (pid < 0)
 		child_fails(plan, errno, "fork");
@@ -500,11 +527,12 @@ static void child_witness(const struct plan *plan)
 __attribute__((noreturn)) static void child(struct plan *plan, pid_t starter)
 {
 	if (plan->spawn->witness)
-		child_witness(plan);
+		child_witness(plan, starter);
 	child_signals(plan->spawn);
 	umask(plan->spawn->origin->umask);
 	child_changes_identity(plan);
-	child_follows(plan, plan->spawn->witness ? 0 : starter);
+	if (!plan->spawn->witness)
+		child_follows(plan, starter);
 	child_directory(plan);
 	for (size_t i = 0; i < sizeof(plan->pid_slot) / sizeof(plan->pid_slot[0]); i++)
 		if (plan->pid_slot[i] != NULL)

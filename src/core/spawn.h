@@ -56,7 +56,9 @@ struct sg_spawn {
 	const char *directory;              /* NULL: the origin's */
 	bool sibling;      /* the caller's parent becomes its parent, and reaps it */
 	bool own_session;  /* no terminal, and a process group of its own */
-	int death_signal;  /* sent when the calling thread dies; 0: none */
+	/* Sent when the calling thread dies; 0: none. A witness with a session of its own ends all
+	 * of that by SIGKILL then. */
+	int death_signal;
 	int ignore_signal; /* ignored by the new program until it handles it; 0: none */
 	bool witness;      /* exec_fd says how the program ended, whoever reaps children here */
 	int inherit_fd;    /* stays open under its number; -1: only 0, 1 and 2 do */

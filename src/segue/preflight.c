@@ -36,7 +36,7 @@ static void closed(uv_handle_t *handle)
 	unuse(handle->data);
 }
 
-/* Ends it, if it runs: its witness dies, and it with that. */
+/* Ends it, if it runs, and what it has started: its witness leads their session. */
 void preflight_end(struct service *service)
 {
 	struct preflight *preflight = service->preflight;
@@ -44,7 +44,9 @@ void preflight_end(struct service *service)
 	if (preflight == NULL)
 		return;
 	service->preflight = NULL;
-	(void)sg_pidfd_signal(preflight->process.pidfd, SIGKILL);
+	/* While the witness has not been reaped its pid is theirs. */
+	if (sg_pidfd_signal(preflight->process.pidfd, SIGKILL) == 0)
+		(void)kill(-preflight->process.pid, SIGKILL);
 	relay_forget(service->relay, preflight->key);
 	uv_close((uv_handle_t *)&preflight->poll, closed);
 	/* Its death is reaped by whoever reaps orphans. */
@@ -122,6 +124,8 @@ static int start(struct service *service, struct preflight *preflight)
 		                  .inherit_fd = -1,
 		                  .identity = service->upgrade.terms->as,
 		                  .directory = service->upgrade.terms->config->directory,
+		                  .own_session = true,
+		                  .death_signal = SIGTERM,
 		                  .witness = true,
 		                  .set = set };
 	int r = relay_worker(service->relay, preflight->key, "preflight", output);
