@@ -173,7 +173,7 @@ def test_a_preflight_command_that_exits_1_refuses_the_upgrade(run, folder):
 
 def test_a_preflight_command_that_hangs_ends_at_its_deadline(run, folder):
     with gate(folder):
-        one = run("--preflight-timeout", "1s", "--preflight", "test -e ok || read x <gate")
+        one = run("--preflight-timeout", "1s", "--preflight", "test -e ok || cat gate | cat")
         with unharmed(one) as clients:
             answer = one.fails()
             assert answer["message"] == failed(
