@@ -54,8 +54,8 @@ struct sg_spawn {
 	size_t fds_len;
 	const struct sg_identity *identity; /* NULL: the caller's */
 	const char *directory;              /* NULL: the origin's */
-	bool sibling;      /* the caller's parent becomes its parent, and reaps it */
-	bool own_session;  /* no terminal, and a process group of its own */
+	bool sibling;     /* the caller's parent becomes its parent, and reaps it */
+	bool own_session; /* no terminal, and a process group of its own */
 	/* Sent when the calling thread dies; 0: none. A witness with a session of its own ends all
 	 * of that by SIGKILL then. */
 	int death_signal;
