@@ -261,8 +261,10 @@ static void resume(struct service *service)
 		return;
 	snprintf(message, sizeof(message),
 	         "generation %llu failed after it had served: %s; generation %llu serves again",
-	         number(failed), service->upgrade.reason, number(back));
+	         number(failed), service->given_up, number(back));
 	service->serving = back;
+	terms_unref(service->terms);
+	service->terms = terms_ref(back->terms);
 	failed->retired = failed->failed = true;
 	generation_stop(failed, WORKER_EVENT_STOP);
 	held_resume(service, back);
@@ -271,10 +273,12 @@ static void resume(struct service *service)
 	        json_pack("{sIsI}", "generation", (json_int_t)number(failed), "predecessor",
 	                  (json_int_t)number(back)),
 	        "%s", message);
-	if (!service->upgrade.running) {
+	desk_event(service, "resumed", failed, NULL, message);
+	desk_taken_back(service, failed->number, back->number, message);
+	if (service->upgrade.running) {
+		service->upgrade.predecessor = back->number;
+	} else {
 		ended(service, "taken-back");
-		desk_event(service, "resumed", failed, NULL, message);
-		desk_upgrade_ended(service, EXIT_FAILED, "taken-back", message);
 		snprintf(service->upgrade.reason, sizeof(service->upgrade.reason), "%.*s",
 		         REASON_MAX - 1, message);
 	}

@@ -159,6 +159,17 @@ static bool somebody_resumable(const struct service *service)
 	return false;
 }
 
+/* Why the attempt failed; where there are several, which of them. */
+static void blame(const struct slot *slot, const struct worker *worker)
+{
+	struct service *service = slot->generation->service;
+
+	if (slot->generation->slots_len > 1)
+		service_failed(service, "worker %u: %s", slot->index, worker->reason);
+	else
+		service_failed(service, "%s", worker->reason);
+}
+
 static void slot_is_empty(struct slot *slot, const struct worker *worker)
 {
 	struct generation *generation = slot->generation;
@@ -173,19 +184,19 @@ static void slot_is_empty(struct slot *slot, const struct worker *worker)
 		return;
 	}
 	if (!generation->committed) {
-		service_failed(service, "%s", worker->reason);
+		blame(slot, worker);
 		service_post(service, SERVICE_EVENT_FAILED);
 		return;
 	}
 	/* None of it came to say that it serves: its predecessor has not been told anything. */
 	if (generation == service->starting && !others_live(generation)) {
-		service_failed(service, "%s", worker->reason);
+		blame(slot, worker);
 		service_post(service, SERVICE_EVENT_FAILED);
 		return;
 	}
 	/* The last of a version that has taken over just now: its predecessor is still there. */
 	if (!others_live(generation) && somebody_resumable(service)) {
-		service_failed(service, "%s", worker->reason);
+		snprintf(service->given_up, sizeof(service->given_up), "%s", worker->reason);
 		service_post(service, SERVICE_EVENT_TAKE_BACK);
 		return;
 	}
@@ -226,7 +237,8 @@ static void gone(struct worker *worker)
 		slot_is_empty(slot, worker);
 	}
 	worker_free(worker);
-	if (generation->failed && generation_alive(generation) == 0)
+	if (generation == service->starting && generation->failed &&
+	    generation_alive(generation) == 0)
 		service_post(service, SERVICE_EVENT_REAPED);
 	/* The posts may have freed the generation only where it had failed. */
 	service_look_whether_empty(service);

@@ -67,6 +67,9 @@ struct worker {
 	bool asked_away; /* its end was asked for: no crash */
 	bool killed;     /* by this supervisor */
 	bool was_ready, was_committed;
+	bool said_ready;  /* on its channel */
+	bool probe_ready; /* by a probe */
+	bool told_commit; /* on its channel */
 
 	struct sg_spawned process; /* pid 0: none */
 	uv_poll_t pidfd_poll, exec_poll;
@@ -136,6 +139,7 @@ struct held {
 	bool ours;   /* the unix path was made by this service */
 	bool wanted; /* by the generation that starts */
 	uint64_t generation; /* that bound it; 0: own */
+	struct terms *terms; /* of that generation: at whose word its path is unlinked */
 	struct sg_file_id file;
 
 	uint64_t closed_by;         /* the generation that did not want it; 0: none yet */
@@ -194,6 +198,7 @@ struct service {
 	struct held *closed; /* by a commit that may be taken back */
 
 	struct upgrade upgrade;
+	char given_up[REASON_MAX]; /* why the predecessor was asked to serve again */
 	struct preflight *preflight;
 	struct waiter *waiters;
 
@@ -327,6 +332,10 @@ void held_commit(struct service *service, struct generation *generation);
 void held_resume(struct service *service, struct generation *generation);
 void held_forget(struct service *service, uint64_t generation);
 
+/* identity.c: NULL is the supervisor's own */
+bool identity_put_on(const struct sg_identity *identity);
+void identity_take_off(const struct sg_identity *identity);
+
 /* terms.c */
 int terms_new_take(struct terms **ret_terms, struct config *config, char *reason,
                    size_t reason_size);
@@ -361,6 +370,7 @@ void desk_event(struct service *service, const char *event, const struct generat
 void desk_draining(struct service *service, bool at_once);
 void desk_upgrade_ended(struct service *service, enum control_exit code, const char *outcome,
                         const char *message);
+void desk_taken_back(struct service *service, uint64_t failed, uint64_t back, const char *message);
 void desk_generation_gone(struct service *service, const struct generation *generation);
 void desk_worker_replaced(struct service *service, const struct worker *worker, bool well,
                           const char *message);

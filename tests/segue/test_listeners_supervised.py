@@ -254,6 +254,8 @@ def test_a_generation_that_serves_again_has_the_listeners_that_it_had(own, folde
         mark = one.log.mark()
         one.service.process(second["pid"]).send(signal.SIGKILL)
         one.log.wait_for("resume", since=mark, pid=first["pid"])
+        (resumed,) = one.log.find("resumed")
+        assert "generation 2 failed after it had served: it was killed by signal 9" in resumed["text"]
         assert one.held() == held
         assert os.stat(path).st_mode == mode
         for address in held.values():
