@@ -228,6 +228,27 @@ static void describe_drain(const struct waiter *waiter, const struct generation 
 		         generation->killed == 1 ? "it" : "they");
 }
 
+/* Who waits for the one that failed is told; who waits for its successor takes over from
+ * another. */
+void desk_taken_back(struct service *service, uint64_t failed, uint64_t back, const char *message)
+{
+	struct waiter *next;
+
+	for (struct waiter *waiter = service->waiters; waiter != NULL; waiter = next) {
+		json_t *end;
+
+		next = waiter->next;
+		if (waiter->kind != WAITS_FOR_UPGRADE)
+			continue;
+		if (waiter->predecessor == failed)
+			waiter->predecessor = back;
+		if (waiter->generation != failed)
+			continue;
+		end = upgrade_end(waiter, "taken-back");
+		control_end(release(service, waiter), EXIT_FAILED, message, end);
+	}
+}
+
 /* The predecessor of an upgrade has gone: that is its end. */
 void desk_generation_gone(struct service *service, const struct generation *generation)
 {

@@ -225,10 +225,14 @@ static void take_place(struct worker *worker)
 	struct slot *slot = worker->slot;
 
 	slot->replacement = NULL;
+	/* The one that it replaces may have crashed meanwhile, and be about to start again. */
+	slot_forget_restart(slot);
 	slot->leaving = slot->worker;
 	slot->worker = worker;
 	worker->replaces = false;
 	worker_post(worker, WORKER_EVENT_COMMIT);
+	if (worker_lives(slot->leaving) && !worker_is_committed(slot->leaving))
+		worker_post(slot->leaving, WORKER_EVENT_ABANDON);
 	desk_worker_replaced(slot->generation->service, worker, true, NULL);
 }
 
@@ -321,14 +325,14 @@ void generation_retire(struct generation *generation)
 		slot_forget_restart(slot);
 		if (worker_lives(slot->replacement))
 			worker_post(slot->replacement, WORKER_EVENT_ABANDON);
+		if (worker_lives(slot->leaving))
+			worker_post(slot->leaving, WORKER_EVENT_RETIRE);
 		if (!worker_lives(slot->worker))
 			continue;
 		if (worker_is_committed(slot->worker))
 			meet_another(slot->worker, generation->service->serving);
 		worker_post(slot->worker, worker_is_committed(slot->worker) ? WORKER_EVENT_RETIRE
 		                                                            : WORKER_EVENT_ABANDON);
-		if (worker_lives(slot->leaving))
-			worker_post(slot->leaving, WORKER_EVENT_RETIRE);
 	}
 }
 

@@ -19,6 +19,10 @@
 
 #define PF_EXITING 0x4 /* include/linux/sched.h; proc(5), the flags of /proc/PID/stat */
 
+/* Messages of one worker at a time. */
+#define WAKEUP_MAX 64
+#define LOOK_MAX   4096
+
 struct link {
 	struct worker *worker;
 	struct sg_channel channel;
@@ -291,7 +295,7 @@ static void closed(struct link *link)
 
 /* What one message does may end the worker, and with it the channel; never the link itself,
  * whose memory goes with the loop. */
-void link_look(struct link *link)
+static void look(struct link *link, unsigned int most)
 {
 	static uint8_t buffer[SG_WIRE_MAX];
 	struct sg_message m;
@@ -299,7 +303,7 @@ void link_look(struct link *link)
 	size_t fds_len;
 	int r;
 
-	while (link != NULL && link->channel.fd >= 0) {
+	while (link->channel.fd >= 0 && most-- > 0) {
 		r = sg_channel_receive(&link->channel, buffer, &m, fds, &fds_len);
 		if (r == 0)
 			return;
@@ -317,6 +321,13 @@ void link_look(struct link *link)
 	}
 }
 
+/* Before a death or a deadline counts; a flood ends the look, not the supervisor. */
+void link_look(struct link *link)
+{
+	if (link != NULL)
+		look(link, LOOK_MAX);
+}
+
 static void channel_ready(uv_poll_t *poll, int status, int events)
 {
 	struct link *link = poll->data;
@@ -326,6 +337,6 @@ static void channel_ready(uv_poll_t *poll, int status, int events)
 	if (events & UV_WRITABLE)
 		(void)sg_channel_flush(&link->channel);
 	if (events & UV_READABLE)
-		link_look(link);
+		look(link, WAKEUP_MAX);
 	update(link);
 }

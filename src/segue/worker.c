@@ -76,8 +76,9 @@ static int64_t limit_of(const struct worker *worker, enum worker_state state)
 	const struct config *config = worker_config(worker);
 	const char *limit = table_worker_limit(state);
 
+	/* Whoever is ready waits for others that may take as long: their deadline comes first. */
 	if (strcmp(limit, "start") == 0)
-		return config->start_timeout_ms;
+		return config->start_timeout_ms + (state == WORKER_READY ? WORKER_MARGIN_MS : 0);
 	if (strcmp(limit, "drain") == 0)
 		return config->drain_timeout_ms < 0 ? -1
 		       : worker->kind == KIND_SEGUE ? config->drain_timeout_ms + WORKER_MARGIN_MS
@@ -254,9 +255,17 @@ static void describe_end(struct worker *worker)
 		              strsignal(WTERMSIG(status)), when);
 }
 
-static void act(struct worker *worker, enum worker_action action, enum worker_event event)
+static void say_commit(struct worker *worker)
 {
 	struct sg_message commit = { .type = SG_MESSAGE_COMMIT };
+
+	if (!worker->told_commit)
+		tell(worker, &commit);
+	worker->told_commit = true;
+}
+
+static void act(struct worker *worker, enum worker_action action, enum worker_event event)
+{
 	struct sg_message resume = { .type = SG_MESSAGE_RESUME };
 
 	switch (action) {
@@ -266,8 +275,8 @@ static void act(struct worker *worker, enum worker_action action, enum worker_ev
 		break;
 	case WORKER_ACTION_COMMIT:
 		worker->was_committed = true;
-		if (speaks(worker))
-			tell(worker, &commit);
+		if (speaks(worker) && worker->said_ready)
+			say_commit(worker);
 		else /* nobody will say so: it has been accepting all the while */
 			worker_post(worker, WORKER_EVENT_SERVES);
 		break;
@@ -328,14 +337,22 @@ void worker_is_ready(struct worker *worker, enum worker_kind kind)
 {
 	enum config_ready mode = worker_config(worker)->ready;
 
+	bool probes = mode != CONFIG_READY_AUTO && mode != CONFIG_READY_SEGUE &&
+	              mode != CONFIG_READY_NOTIFY;
+
+	if (kind == KIND_SEGUE)
+		worker->said_ready = true;
+	/* It greeted when a probe had already found it ready: it waits for the word to serve. */
+	if (kind == KIND_SEGUE && worker_is_committed(worker)) {
+		say_commit(worker);
+		return;
+	}
 	if (worker->state != WORKER_STARTING)
 		return;
-	/* A word that was not agreed on is not waited for, and does not count. */
-	if ((kind == KIND_SEGUE && mode != CONFIG_READY_AUTO && mode != CONFIG_READY_SEGUE) ||
-	    (kind == KIND_NOTIFY && mode != CONFIG_READY_AUTO && mode != CONFIG_READY_NOTIFY))
+	/* One that speaks to its channel says it there, beside what the operator asks for. */
+	if (kind == KIND_NOTIFY && (speaks(worker) || probes || mode == CONFIG_READY_SEGUE))
 		return;
-	/* One that speaks to its channel says it there. */
-	if (kind == KIND_NOTIFY && speaks(worker))
+	if (probes && !worker->probe_ready)
 		return;
 	if (kind == KIND_NOTIFY)
 		worker->kind = KIND_NOTIFY;
@@ -349,7 +366,9 @@ static void probed(void *ctx, int error, const char *reason)
 	struct worker *worker = ctx;
 
 	if (error == 0) {
-		worker_post(worker, WORKER_EVENT_READY);
+		worker->probe_ready = true;
+		if (!link_greeted(worker->link) || worker->said_ready)
+			worker_post(worker, WORKER_EVENT_READY);
 		return;
 	}
 	worker_failed(worker, "%s", reason);

@@ -149,7 +149,7 @@ def test_one_of_four_workers_that_fails_fails_the_generation(run, what, reason):
     with unharmed(one) as clients:
         usual = one.command
         answer = one.fails(*one.by_worker(2, "--behave", f"listen:{what}"))
-        assert answer["message"] == failed(reason)
+        assert answer["message"] == failed(f"worker 2: {reason}")
         clients.wait_more()
         assert len(one.pids()) == 4
         # What the next one is to be is again what serves.
