@@ -35,6 +35,12 @@ static const char *path_of(const struct held *held)
 	return strncmp(held->address, "unix://", 7) == 0 ? held->address + 7 : NULL;
 }
 
+/* NULL: the supervisor's own. */
+static const struct sg_identity *user_of(const struct held *held)
+{
+	return held->terms != NULL ? held->terms->as : NULL;
+}
+
 static void close_it(struct service *service, struct held *held)
 {
 	struct held **at = &service->held;
@@ -42,16 +48,24 @@ static void close_it(struct service *service, struct held *held)
 	while (*at != held)
 		at = &(*at)->next;
 	*at = held->next;
-	if (held->ours && path_of(held) != NULL)
+	if (held->ours && path_of(held) != NULL && identity_put_on(user_of(held))) {
 		sg_listener_unlink(path_of(held), held->file);
+		identity_take_off(user_of(held));
+	}
 	sg_fd_close(held->fd);
 	held->fd = -1;
+}
+
+static void held_free(struct held *held)
+{
+	terms_unref(held->terms);
+	free(held);
 }
 
 static void drop(struct service *service, struct held *held)
 {
 	close_it(service, held);
-	free(held);
+	held_free(held);
 }
 
 size_t held_count(const struct service *service, bool own)
@@ -94,6 +108,15 @@ static struct manager_socket *socket_for(struct manager_socket *sockets, size_t 
 	return NULL;
 }
 
+static int full(char *reason, size_t size)
+{
+	snprintf(reason, size,
+	         "more than %d listeners: those of --listen and those that the service manager "
+	         "passes (LISTEN_FDS) together; pass fewer",
+	         SG_WIRE_LISTENERS);
+	return -E2BIG;
+}
+
 static int open_one(struct service *service, const char *spec, size_t place,
                     struct manager_socket *sockets, size_t count, char *reason, size_t size)
 {
@@ -106,6 +129,8 @@ static int open_one(struct service *service, const char *spec, size_t place,
 
 	if (held == NULL)
 		return -ENOMEM;
+	if (held_count(service, false) + held_count(service, true) > SG_WIRE_LISTENERS)
+		return full(reason, size);
 	r = sg_address_parse_spec(name, &address, spec, reason, size);
 	if (r < 0)
 		return r;
@@ -150,6 +175,8 @@ static int adopt(struct service *service, struct manager_socket *passed, size_t 
 
 	if (r < 0)
 		return r;
+	if (held_count(service, true) >= SG_WIRE_LISTENERS)
+		return full(reason, size);
 	held = add(service);
 	if (held == NULL)
 		return -ENOMEM;
@@ -200,7 +227,7 @@ static void forget_closed(struct service *service, uint64_t oldest)
 			continue;
 		}
 		*at = held->next;
-		free(held);
+		held_free(held);
 	}
 }
 
@@ -216,26 +243,61 @@ void held_close(struct service *service)
 	forget_closed(service, UINT64_MAX);
 }
 
+/*
+ * A worker's word about a file is checked: its path is unlinked later, as the worker's user. The
+ * socket says itself where it is bound (see sg_listener_verify()), the file has to be the one
+ * that the worker means, and its user's.
+ */
+static bool made_the_path(const struct worker *worker, const struct held *held,
+                          const struct sg_message *message)
+{
+	const struct sg_identity *as = worker->slot->generation->terms->as;
+	struct stat st;
+
+	if (!(message->flags & SG_LISTENER_OURS) || path_of(held) == NULL)
+		return false;
+	if (lstat(path_of(held), &st) < 0 || !S_ISSOCK(st.st_mode) || st.st_ino == 0)
+		return false;
+	return st.st_dev == message->dev && st.st_ino == message->ino &&
+	       (as == NULL || st.st_uid == as->uid);
+}
+
+static void refuse_take(const struct worker *worker, const char *name, const char *why, int fd)
+{
+	log_say("warning", NULL, "listener %s of worker %llu:%u is not kept: %s", name,
+	        (unsigned long long)worker->slot->generation->number, worker->slot->index, why);
+	sg_fd_close(fd);
+}
+
 /* A listener that a worker has bound itself. */
 void held_take(struct service *service, struct worker *worker, const struct sg_message *message,
                int fd)
 {
+	struct terms *terms = worker->slot->generation->terms;
 	struct held *held = NULL;
+	struct sg_address address;
+	char reason[REASON_MAX];
+	int r = sg_address_parse(&address, message->text, reason, sizeof(reason));
 
+	if (r == 0)
+		r = sg_listener_verify(fd, &address, reason, sizeof(reason));
+	if (r < 0) {
+		refuse_take(worker, message->name, reason, fd);
+		return;
+	}
 	if (held_count(service, false) < SG_WIRE_LISTENERS)
 		held = add(service);
 	if (held == NULL) {
-		log_say("warning", NULL, "listener %s of worker %llu:%u could not be kept",
-		        message->name, (unsigned long long)worker->slot->generation->number,
-		        worker->slot->index);
-		sg_fd_close(fd);
+		refuse_take(worker, message->name, "there are too many", fd);
 		return;
 	}
 	snprintf(held->name, sizeof(held->name), "%.255s", message->name);
-	snprintf(held->address, sizeof(held->address), "%.*s", SG_ADDRESS_MAX - 1, message->text);
+	snprintf(held->address, sizeof(held->address), "%s", address.text);
 	held->fd = fd;
-	held->ours = message->flags & SG_LISTENER_OURS;
-	held->file = (struct sg_file_id){ message->dev, message->ino };
+	held->ours = made_the_path(worker, held, message);
+	if (held->ours)
+		held->file = (struct sg_file_id){ message->dev, message->ino };
+	held->terms = terms_ref(terms);
 	held->generation = worker->slot->generation->number;
 	held->wanted = true;
 }
@@ -338,13 +400,16 @@ static bool open_again_take(struct service *service, struct held *held)
 	struct sg_address address;
 	struct held **last = &service->held;
 
-	if (sg_address_parse(&address, held->bound, reason, sizeof(reason)) == 0)
+	if (sg_address_parse(&address, held->bound, reason, sizeof(reason)) == 0 &&
+	    identity_put_on(user_of(held))) {
 		held->fd = sg_listener_bind(&address, &held->bind, &held->file, reason,
 		                            sizeof(reason));
+		identity_take_off(user_of(held));
+	}
 	if (held->fd < 0) {
 		log_say("warning", NULL, "listener %s could not be bound again: %s", held->name,
 		        reason);
-		free(held);
+		held_free(held);
 		return false;
 	}
 	held->ours = path_of(held) != NULL;

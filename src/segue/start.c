@@ -21,7 +21,7 @@ struct passed {
 
 static void pass(struct passed *passed, int fd, int number)
 {
-	if (fd >= 0)
+	if (fd >= 0 && passed->fds_len < sizeof(passed->fds) / sizeof(passed->fds[0]))
 		passed->fds[passed->fds_len++] = (struct sg_spawn_fd){ fd, number };
 }
 
@@ -30,7 +30,7 @@ static void pass_listeners(struct service *service, struct passed *passed)
 	char *at = passed->names + sprintf(passed->names, "LISTEN_FDNAMES=");
 
 	for (struct held *held = service->held; held != NULL; held = held->next) {
-		if (!held->own)
+		if (!held->own || passed->listeners == SG_WIRE_LISTENERS)
 			continue;
 		pass(passed, held->fd, 3 + (int)passed->listeners);
 		at += sprintf(at, "%s%s", passed->listeners > 0 ? ":" : "", held->name);

@@ -1,0 +1,118 @@
+"""What a worker leaves behind, and what it says that is not so: neither costs anybody else a file, an
+address or a client.
+"""
+
+import os
+import pathlib
+import socket
+import subprocess
+
+import pytest
+
+from harness.http import get
+
+PYTHON = pathlib.Path("/usr/bin/python3")
+NOBODY = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
+
+# Speaks the wire by hand: HELLO, one LISTENER, and what the rest of the command line says.
+LIAR = r"""
+import array, os, socket, struct, sys
+
+kind, name, address, dev, ino = sys.argv[1:6]
+channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=int(os.environ["SEGUE_CHANNEL"]))
+
+def send(number, body, fd):
+    channel.sendmsg([struct.pack("<4sIII", b"EUGS", number, len(body), 0) + body],
+                    [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+
+def text(words):
+    return struct.pack("<I", len(words)) + words.encode()
+
+send(1, struct.pack("<IIQIIIIIII", 2, 2, 1, os.getpid(), 0, 0, 0, 0, 0, 1), os.pidfd_open(os.getpid()))
+if kind == "tcp":
+    listener = socket.create_server(("127.0.0.1", 0))
+else:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(name)
+    if kind == "listening":
+        listener.listen()
+send(2, text("liar") + text(address) + struct.pack("<IQQ", 1, int(dev), int(ino)), listener.fileno())
+sys.exit(7)
+"""
+
+
+def run_liar(supervise, kind, own, address, file, *options):
+    """The supervisor's warning, after the worker and the service have ended."""
+    service = supervise(*options, "--chdir", "/", program=PYTHON, listen=None, json=False, wait=False,
+                        arguments=["-c", LIAR, kind, own, address, file.st_dev, file.st_ino])
+    service.expected_exits = {0, 1, 7}
+    service.wait_end()
+    assert service.log.find("failed")
+    return [event["text"] for event in service.log.find("warning")]
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ["tcp", "listening", "bound"])
+def test_a_worker_that_names_somebody_elses_socket_does_not_have_it_removed(supervise, folder, kind):
+    os.chmod(folder, 0o711)
+    place = folder / "victim"
+    place.mkdir(0o755)
+    with socket.socket(socket.AF_UNIX) as victim:
+        victim.bind(str(place / "sock"))
+        victim.listen()
+        (word,) = run_liar(supervise, kind, f"{mine(folder)}/own", f"unix://{place}/sock",
+                           os.stat(place / "sock"), "--user", "nobody")
+        assert (place / "sock").exists()
+        assert word.startswith("listener liar of worker 1:0 is not kept: ")
+
+
+def mine(folder):
+    """A folder of the unprivileged worker's."""
+    place = folder / "nobody"
+    place.mkdir()
+    os.chown(place, NOBODY, NOBODY)
+    return place
+
+
+@needs_root
+@pytest.mark.parametrize("whose", ["its own", "of root's folder"])
+def test_the_path_that_a_worker_has_bound_goes_by_the_rights_of_its_user(supervise, folder, whose):
+    """The folder is taken from it while it runs: what its user may not remove stays."""
+    os.chmod(folder, 0o711)
+    place = mine(folder)
+    service = supervise("--user", "nobody", "--chdir", "/", listen=None,
+                        own_listen=[f"http=unix://{place}/sock"])
+    assert get(f"{place}/sock").status == 200
+    if whose != "its own":
+        os.chown(place, 0, 0)
+    service.stop()
+    assert (place / "sock").exists() == (whose != "its own")
+
+
+def test_more_sockets_than_a_worker_can_be_passed_are_refused(build, folder):
+    """Those of LISTEN_FDS and those of --listen together."""
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(128)]
+    listen = [word for i in range(12) for word in ("--listen", f"x{i}=unix://{folder}/{i}")]
+    script = "import os,sys; os.environ['LISTEN_PID'] = str(os.getpid()); os.execv(sys.argv[1], sys.argv[1:])"
+
+    def place():
+        high = [os.dup(one.fileno()) for one in listeners]
+        above = 400
+        for i, fd in enumerate(high):
+            os.dup2(fd, above + i)
+        for i in range(128):
+            os.dup2(above + i, 3 + i, inheritable=True)
+
+    try:
+        done = subprocess.run(
+            [PYTHON, "-c", script, build.program("src/segue/segue"), "run", "--control",
+             f"{folder}/control", *listen, "--", "/bin/true"],
+            env={**os.environ, "LISTEN_FDS": "128"}, preexec_fn=place, close_fds=False,
+            capture_output=True, text=True, timeout=30, check=False)
+    finally:
+        for one in listeners:
+            one.close()
+    assert done.returncode == 1, done
+    assert "more than 128 listeners: those of --listen and those" in done.stderr
+    assert not [path for path in folder.iterdir() if path.is_socket()]
