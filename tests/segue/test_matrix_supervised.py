@@ -313,7 +313,7 @@ def the_first_starts(held):
 
 @scene("service checking")
 def checking(held):
-    one = held.begin("--preflight", f"head -c 1 {held.gate}")
+    one = held.begin("--preflight", f"exec head -c 1 {held.gate}")
     held.upgrade()
     one.state("checking")
     # The supervisor's child waits for the command, which it leads.
