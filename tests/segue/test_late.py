@@ -1,0 +1,102 @@
+"""What comes too late or twice: a program that greets after a probe has found it ready, a restart
+asked for beside a crash, a take-back beside the next upgrade.
+"""
+
+import os
+import pathlib
+import signal
+import sys
+
+import pytest
+
+from functional import eventually
+from harness.http import Connection, get
+from scenes import PLAIN
+
+
+class Gate:
+    """A FIFO at which a program waits once it is there; open() lets through all who wait."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def close(self):
+        os.mkfifo(self.path)
+
+    def open(self):
+        with open(self.path, "w", encoding="ascii"):
+            os.unlink(self.path)
+
+
+@pytest.fixture
+def gate(folder):
+    return Gate(folder / "late")
+
+
+@pytest.fixture
+def waiting(build, gate):
+    """The command of a hello that waits at the gate first."""
+    script = f"test ! -e {gate.path} || read -r nothing <{gate.path}; exec \"$@\""
+    return ["/bin/sh", "-c", script, "sh", build.program("hello"), "--log-format", "json"]
+
+
+def test_a_program_that_greets_after_its_probe_serves_all_the_same(supervise, gate, waiting):
+    service = supervise("--ready", "delay:100ms", program=pathlib.Path(waiting[0]), arguments=waiting[1:],
+                        json=False, wait=False)
+    service.wait_serving()
+    address = service.address
+    assert get(address).generation == 1
+    gate.close()
+    # The delay is over, the program is not there: clients wait in the queue.
+    assert service.upgrade().end["generation"] == 2
+    with Connection(address) as client:
+        client.send(b"GET /hello HTTP/1.1\r\nHost: test\r\n\r\n")
+        gate.open()
+        assert client.response().generation == 2
+    assert service.stop()
+
+
+def test_a_restart_beside_a_crash_leaves_one_worker(supervise, gate):
+    wait = f"os.path.exists({str(gate.path)!r}) and open({str(gate.path)!r}).read()"
+    service = supervise(program=pathlib.Path(sys.executable), arguments=[PLAIN, wait], json=False, wait=False)
+    service.wait_serving()
+    (before,) = service.workers()
+    gate.close()
+    client = service.popen("restart", "--json", "0")
+    service.log.wait_for("started", generation=1, where=lambda event: event["pid"] != before["pid"])
+    mark = service.log.mark()
+    service.process(before["pid"]).send(signal.SIGKILL)
+    service.log.wait_for("started", since=mark, generation=1)
+    gate.open()
+    out, err = client.communicate(timeout=30)
+    assert client.returncode == 0, (out, err)
+    eventually(lambda: len(service.workers()), 1)
+    (after,) = service.workers()
+    assert after["pid"] != before["pid"] and after["state"] == "serving"
+    eventually(lambda: {stat.pid for stat in service.members()
+                        if stat.name.startswith("python") and not stat.zombie}, {after["pid"]})
+
+
+def test_a_take_back_beside_the_next_upgrade_is_told_to_both(supervise, gate, waiting):
+    service = supervise(program=pathlib.Path(waiting[0]), arguments=waiting[1:], json=False, wait=False)
+    service.wait_serving()
+    address = service.address
+    with Connection(address) as slow:
+        slow.send(b"GET /hello?delay=3s HTTP/1.1\r\nHost: test\r\n\r\n")
+        get(address)
+        second = service.popen("upgrade", "--json")
+        service.wait_generation(2)
+        gate.close()
+        third = service.popen("upgrade", "--json")
+        service.log.wait_for("started", generation=3)
+        (worker,) = service.workers(2)
+        service.process(worker["pid"]).send(signal.SIGKILL)
+        service.expected_exits.add(-signal.SIGKILL)
+        out, err = second.communicate(timeout=30)
+        assert second.returncode == 1 and '"taken-back"' in out, (out, err)
+        assert get(address).generation == 1
+        gate.open()
+        assert slow.response().generation == 1
+    out, err = third.communicate(timeout=60)
+    assert third.returncode == 0 and "generation 3 serves; generation 1 is gone" in out, (out, err)
+    assert get(address).generation == 3
