@@ -32,21 +32,33 @@ def pids(service, generation):
     return [event["pid"] for event in service.log.find("started", generation=generation)]
 
 
+def begin_of(service, generation):
+    """The point in the log from which on it tells of a generation: in a long one the same pid comes
+    again, and who looks for an event should not begin with the first."""
+    for at, event in enumerate(service.log.events):
+        if event.matches("started", {"generation": generation}):
+            return at
+    raise AssertionError(f"generation {generation} was never started")
+
+
 def draining(service, generation):
     """Waits until every worker of a generation has stopped to accept: it is told so a moment after
     the next generation serves, and until then both accept."""
+    since = begin_of(service, generation)
     for pid in pids(service, generation):
-        service.log.wait_for("state", pid=pid, to="draining")
+        service.log.wait_for("state", since=since, pid=pid, to="draining")
 
 
 def gone(service, generation, deadline=None):
     """Waits until every worker of a generation has gone, nothing having been cut; the sum of what
     their 'drained' events say. The supervisor has seen the end of each."""
     total = {}
+    since = begin_of(service, generation)
     for pid in pids(service, generation):
-        service.log.wait_for("gone", pid=pid, exit=0, deadline=deadline)
-        service.log.wait_for("worker", pid=pid, to="gone", deadline=deadline)
-        (drained,) = service.log.find("drained", pid=pid)
+        where = {"since": since, "generation": generation, "pid": pid, "deadline": deadline}
+        service.log.wait_for("gone", exit=0, **where)
+        service.log.wait_for("worker", to="gone", **where)
+        drained = service.log.wait_for("drained", **where)
         for key in ("moved", "finished", "cut_requests", "cut_idle"):
             total[key] = total.get(key, 0) + drained[key]
     assert total["cut_requests"] == total["cut_idle"] == 0, total
