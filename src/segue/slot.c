@@ -259,6 +259,7 @@ void generation_worker_gone(struct worker *worker)
 {
 	struct generation *generation = worker->slot->generation;
 
+	leftovers_kill(worker);
 	if (!generation->committed && generation->output[0] == '\0')
 		relay_tail(generation->service->relay, worker->key, tail_read, worker);
 	else

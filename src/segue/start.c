@@ -95,8 +95,8 @@ static int spawn(struct worker *worker, struct passed *passed, const struct prog
 	struct service *service = worker_service(worker);
 	struct generation *generation = worker->slot->generation;
 	char number[40], index[32], channel[40], listeners[40], notify[140], name[100];
-	const char *set[10] = { name, number, index, channel };
-	size_t count = 4;
+	const char *set[11] = { name, number, index, channel, "SEGUE_PID=@pid" };
+	size_t count = 5;
 	int channel_fd = channel_number(worker, passed);
 	struct sg_spawn spawn = { .origin = &generation->terms->origin,
 		                  .argv = generation->argv,

@@ -332,6 +332,10 @@ void held_commit(struct service *service, struct generation *generation);
 void held_resume(struct service *service, struct generation *generation);
 void held_forget(struct service *service, uint64_t generation);
 
+/* leftovers.c */
+/* Kills what an ended worker has left behind in sessions of its own. */
+void leftovers_kill(const struct worker *worker);
+
 /* identity.c: NULL is the supervisor's own */
 bool identity_put_on(const struct sg_identity *identity);
 void identity_take_off(const struct sg_identity *identity);

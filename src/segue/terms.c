@@ -18,6 +18,7 @@
 /* A name that ends with "*" stands for all that begin so. */
 static const char *const private_names[] = {
 	"SEGUE_CHANNEL", "SEGUE_NAME",     "SEGUE_GENERATION", "SEGUE_WORKER", "NOTIFY_SOCKET",
+	"SEGUE_PID",
 	"LISTEN_*",      "WATCHDOG_*",     "MAINPID",          "FDSTORE",      "SYSTEMD_EXEC_*",
 	"INVOCATION_ID", "JOURNAL_STREAM", "MONITOR_*",        "SUPERVISOR_*", "MEMORY_PRESSURE_*",
 };

@@ -9,7 +9,9 @@ import subprocess
 
 import pytest
 
+from functional import eventually
 from harness.http import get
+from scenes import PLAIN
 
 PYTHON = pathlib.Path("/usr/bin/python3")
 NOBODY = 65534
@@ -116,3 +118,61 @@ def test_more_sockets_than_a_worker_can_be_passed_are_refused(build, folder):
     assert done.returncode == 1, done
     assert "more than 128 listeners: those of --listen and those" in done.stderr
     assert not [path for path in folder.iterdir() if path.is_socket()]
+
+
+# A daemon of two processes, which take clients from the sockets that they have inherited.
+DAEMON = r"""
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.fork()
+    listener = socket.socket(fileno=3)
+    listener.setblocking(True)
+    with open(os.environ["PIDS"], "a") as file:
+        file.write(f"{os.getpid()}\n")
+    while True:
+        listener.accept()[0].close()
+while len(open(os.environ["PIDS"]).read().split()) < 2:
+    pass
+"""
+
+
+def left_pids(path):
+    return [int(word) for word in path.read_text().split()]
+
+
+def alive(pids):
+    return [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+
+
+def test_a_successor_that_became_a_daemon_takes_no_client(supervise, folder):
+    pids = folder / "pids"
+    pids.touch()
+    service = supervise("--env", f"PIDS={pids}", program=PYTHON, json=False, arguments=[PLAIN])
+    (worker,) = service.workers()
+    code = f"import os, socket, sys\n{DAEMON}os._exit(0)\n"
+    answer = service.ask("upgrade", "--", PYTHON, "-c", code)
+    assert answer.code == 1 and "it exited with status 0" in answer.message, answer
+    left = left_pids(pids)
+    assert len(left) == 2
+    eventually(lambda: alive(left), [])
+    assert {event["text"].split()[1] for event in service.log.find("leftover")} == set(map(str, left))
+    assert {get(service.address).pid for _ in range(20)} == {worker["pid"]}
+
+
+def test_what_a_worker_started_in_a_session_of_its_own_ends_with_it_and_with_no_other(supervise, folder):
+    """The two workers in the same place, one after the other, are told apart."""
+    pids = folder / "pids"
+    helper = ("import os, subprocess; one = subprocess.Popen(['/bin/sleep', '1000'], "
+              f"start_new_session=True); file = open({str(pids)!r}, 'a'); "
+              "print(one.pid, file=file, flush=True)")
+    service = supervise(program=PYTHON, json=False, arguments=[PLAIN, helper])
+    (first,) = left_pids(pids)
+    assert service.ask("restart", 0).code == 0
+    _, second = left_pids(pids)
+    eventually(lambda: alive([first]), [])
+    assert alive([second]) == [second]
+    assert get(service.address).status == 200
+    service.stop()
+    eventually(lambda: alive([second]), [])
