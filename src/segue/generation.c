@@ -233,7 +233,8 @@ static void take_place(struct worker *worker)
 	worker_post(worker, WORKER_EVENT_COMMIT);
 	if (worker_lives(slot->leaving) && !worker_is_committed(slot->leaving))
 		worker_post(slot->leaving, WORKER_EVENT_ABANDON);
-	desk_worker_replaced(slot->generation->service, worker, true, NULL);
+	if (slot->leaving == NULL)
+		desk_worker_replaced(slot->generation->service, worker, true, NULL);
 }
 
 void generation_worker_ready(struct worker *worker)

@@ -231,6 +231,8 @@ static void gone(struct worker *worker)
 		desk_worker_replaced(service, worker, false, worker->reason);
 	} else if (slot->leaving == worker) {
 		slot->leaving = NULL;
+		desk_worker_replaced(service, slot->worker != NULL ? slot->worker : worker, true,
+		                     NULL);
 	} else {
 		slot->worker = NULL;
 		remember(slot, worker);
