@@ -140,9 +140,11 @@ class Held:
                 for at in range(self.workers)]
 
     def settle(self):
-        """Whoever owns each idle connection now has answered it."""
+        """Each idle connection has moved: its successor has answered it."""
         for client in self.idle:
-            client.owners = {client.finish().pid}
+            while (pid := client.finish().pid) not in self.b:
+                assert pid in client.owners
+            client.owners = {pid}
 
     def target(self):
         """Whom the test acts on."""
@@ -277,6 +279,8 @@ def killing(held):
     assert one.service.ask("cut").code == 0
     for at in range(held.workers):
         one.worker("killing", generation=1, worker=at)
+    for pid in held.a:
+        eventually(lambda pid=pid: processes.Stat(pid).state, "t")
     held.dead = set(held.a)
     held.idle += [Client(one.address) for _ in range(4)]
     # Nobody is left who could serve again, and what was open was closed by force.
