@@ -181,14 +181,15 @@ static void retire(struct service *service)
 	terms_unref(service->terms);
 	service->terms = terms_ref(successor->terms);
 	held_commit(service, successor);
+	snprintf(text, sizeof(text), "generation %llu serves", number(successor));
+	/* Before it is told to drain: one that has nothing left is gone at once. */
+	answer_asker(service, 1, text);
 	if (predecessor != NULL)
 		generation_retire(predecessor);
-	snprintf(text, sizeof(text), "generation %llu serves", number(successor));
 	log_say("serving",
 	        json_pack("{sIsI}", "generation", (json_int_t)number(successor), "workers",
 	                  (json_int_t)successor->slots_len),
 	        "%s", text);
-	answer_asker(service, 1, text);
 	snprintf(service->upgrade.reason, sizeof(service->upgrade.reason), "%s", text);
 	ended(service, "upgraded");
 	desk_event(service, "serving", successor, NULL, NULL);
