@@ -14,7 +14,7 @@ from scenes import SERVER
 from turns import accepting, ask, gone
 
 WORKERS = 2
-PER_GENERATION = {"SEGUE_GENERATION", "LISTEN_PID"}
+PER_GENERATION = {"SEGUE_GENERATION", "SEGUE_PID", "LISTEN_PID"}
 
 
 def relay(service):
@@ -41,7 +41,8 @@ def environment(service, index):
     variables = processes.environment(pid)
     number = service.status()["generations"][0]["number"]
     assert variables["SEGUE_GENERATION"] == str(number)
-    assert variables["LISTEN_PID"] == str(pid) and variables["SEGUE_WORKER"] == str(index)
+    assert variables["LISTEN_PID"] == variables["SEGUE_PID"] == str(pid)
+    assert variables["SEGUE_WORKER"] == str(index)
     return {name: value for name, value in variables.items() if name not in PER_GENERATION}
 
 
