@@ -320,9 +320,10 @@ static void plan_done(struct plan *plan)
 
 /* From here on: the child, system calls only. */
 
-static void child_fails(const struct plan *plan, int error, const char *path)
+static void child_fails(const struct plan *plan, enum sg_spawn_step step, int error,
+                        const char *path)
 {
-	struct sg_exec_error report = { .error = error };
+	struct sg_exec_error report = { .step = step, .error = error };
 	size_t len = 0;
 
 	while (path[len] != '\0' && len < sizeof(report.path) - 1) {
@@ -365,13 +366,14 @@ static void child_directory(const struct plan *plan)
 
 	if (plan->spawn->directory != NULL) {
 		if (chdir(plan->spawn->directory) < 0)
-			child_fails(plan, errno, plan->spawn->directory);
+			child_fails(plan, SG_SPAWN_DIRECTORY, errno, plan->spawn->directory);
 		return;
 	}
 	if (origin->directory != NULL && chdir(origin->directory) == 0)
 		return;
 	if (origin->directory_fd >= 0 && fchdir(origin->directory_fd) < 0)
-		child_fails(plan, errno, origin->directory != NULL ? origin->directory : ".");
+		child_fails(plan, SG_SPAWN_DIRECTORY, errno,
+		            origin->directory != NULL ? origin->directory : ".");
 }
 
 /* Out of the way of every number, and close-on-exec. */
@@ -383,7 +385,7 @@ static void child_lifts(const struct plan *plan, int *fd, int above)
 		return;
 	lifted = fcntl(*fd, F_DUPFD_CLOEXEC, above);
 	if (lifted < 0)
-		child_fails(plan, errno, "descriptors");
+		child_fails(plan, SG_SPAWN_DESCRIPTORS, errno, "");
 	*fd = lifted;
 }
 
@@ -406,7 +408,7 @@ static void child_moves_descriptors(struct plan *plan)
 	(void)syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC);
 	for (size_t i = 0; i < count; i++)
 		if (dup2(plan->fds[i].fd, plan->fds[i].number) < 0)
-			child_fails(plan, errno, "descriptors");
+			child_fails(plan, SG_SPAWN_DESCRIPTORS, errno, "");
 	if (plan->spawn->inherit_fd >= 0)
 		(void)fcntl(plan->spawn->inherit_fd, F_SETFD, 0);
 }
@@ -421,7 +423,7 @@ static void child_changes_identity(const struct plan *plan)
 	if (syscall(SYS_setgroups, identity->groups_len, identity->groups) < 0 ||
 	    syscall(SYS_setresgid, identity->gid, identity->gid, identity->gid) < 0 ||
 	    syscall(SYS_setresuid, identity->uid, identity->uid, identity->uid) < 0)
-		child_fails(plan, errno, "user and group");
+		child_fails(plan, SG_SPAWN_IDENTITY, errno, "");
 }
 
 static void child_follows(const struct plan *plan, pid_t starter)
@@ -444,7 +446,7 @@ static void child_executes(const struct plan *plan)
 	if (plan->program_fd >= 0) {
 		(void)syscall(SYS_execveat, plan->program_fd, "", plan->argv, plan->envp,
 		              AT_EMPTY_PATH);
-		child_fails(plan, errno, path);
+		child_fails(plan, SG_SPAWN_EXECUTE, errno, path);
 	}
 
 	for (size_t i = 0; plan->candidates[i] != NULL; i++) {
@@ -457,7 +459,7 @@ static void child_executes(const struct plan *plan)
 		if (errno != ENOENT && errno != ENOTDIR && errno != EACCES)
 			break;
 	}
-	child_fails(plan, error, path);
+	child_fails(plan, SG_SPAWN_EXECUTE, error, path);
 }
 
 /* clone() and not clone3(): seccomp filters of containers answer ENOSYS to the latter, because
@@ -509,7 +511,7 @@ static void child_witness(const struct plan *plan, pid_t starter)
 	witness_follows(plan, starter);
 	pid = (pid_t)raw_clone(0, NULL);
 	if (pid < 0)
-		child_fails(plan, errno, "fork");
+		child_fails(plan, SG_SPAWN_FORK, errno, "");
 	if (pid == 0) {
 		(void)prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (getppid() != own)
@@ -598,11 +600,37 @@ int sg_spawn_result(int exec_fd, struct sg_exec_error *ret_error)
 	struct sg_exec_error report = { 0 };
 	ssize_t n = read(exec_fd, &report, sizeof(report));
 
-	if (n < 0)
-		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return 0;
 	if (n == 0)
 		return 1;
+	if (n < 0)
+		report.error = errno;
 	report.path[sizeof(report.path) - 1] = '\0';
 	*ret_error = report;
 	return report.error > 0 ? -report.error : 2;
+}
+
+void sg_spawn_error_text(const struct sg_exec_error *error, char *text, size_t size)
+{
+	const char *cause = strerror(error->error);
+
+	switch (error->step) {
+	case SG_SPAWN_EXECUTE:
+		snprintf(text, size, "%s could not be executed: %s", error->path, cause);
+		break;
+	case SG_SPAWN_DIRECTORY:
+		snprintf(text, size, "the directory %s could not be entered: %s", error->path,
+		         cause);
+		break;
+	case SG_SPAWN_IDENTITY:
+		snprintf(text, size, "its user and group could not be set: %s", cause);
+		break;
+	case SG_SPAWN_DESCRIPTORS:
+		snprintf(text, size, "its descriptors could not be put in place: %s", cause);
+		break;
+	case SG_SPAWN_FORK:
+		snprintf(text, size, "no process could be made for it: %s", cause);
+		break;
+	}
 }

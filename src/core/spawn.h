@@ -74,10 +74,19 @@ struct sg_spawned {
 	int exec_fd; /* ends without a byte when the program runs, else see sg_spawn_result() */
 };
 
+enum sg_spawn_step {
+	SG_SPAWN_EXECUTE,
+	SG_SPAWN_DIRECTORY,
+	SG_SPAWN_IDENTITY,
+	SG_SPAWN_DESCRIPTORS,
+	SG_SPAWN_FORK,
+};
+
 struct sg_exec_error {
-	int status;          /* of a program with a witness: as of waitpid() */
-	int error;           /* a positive errno */
-	char path[PATH_MAX]; /* what could not be executed, or the directory */
+	enum sg_spawn_step step; /* that failed */
+	int status;              /* of a program with a witness: as of waitpid() */
+	int error;               /* a positive errno */
+	char path[PATH_MAX];     /* what could not be executed, or the directory */
 };
 
 /*
@@ -91,5 +100,8 @@ int sg_spawn(struct sg_spawned *ret_spawned, const struct sg_spawn *spawn);
  * 0 not known yet, -errno with the path where it could not be executed.
  */
 int sg_spawn_result(int exec_fd, struct sg_exec_error *ret_error);
+
+/* "PATH could not be executed: No such file or directory", or what else failed, as a clause. */
+void sg_spawn_error_text(const struct sg_exec_error *error, char *text, size_t size);
 
 #endif

@@ -273,7 +273,8 @@ static void exec_ready(struct segue *segue, struct watch *watch, uint32_t events
 		                       .generation = attempt->generation,
 		                       .pid = attempt->process.pid,
 		                       .fd = -1 };
-	struct sg_exec_error error;
+	struct sg_exec_error error = { 0 };
+	char text[PATH_MAX + 100];
 	int r = sg_spawn_result(attempt->process.exec_fd, &error);
 
 	(void)events;
@@ -288,7 +289,8 @@ static void exec_ready(struct segue *segue, struct watch *watch, uint32_t events
 			sg_queue_event(segue, &started);
 		return;
 	}
-	sg_attempt_failed(segue, r, "%s could not be executed: %s", error.path, strerror(-r));
+	sg_spawn_error_text(&error, text, sizeof(text));
+	sg_attempt_failed(segue, r, "%s", text);
 	/* A check is ended by its death, which follows at once and has to be reaped. */
 	if (!attempt->checking)
 		sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);

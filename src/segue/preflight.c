@@ -57,7 +57,9 @@ void preflight_end(struct service *service)
 static void blame(struct service *service, int r, const struct sg_exec_error *report)
 {
 	int status = report->status;
+	char text[REASON_MAX];
 
+	sg_spawn_error_text(report, text, sizeof(text));
 	if (r == 2 && WIFEXITED(status))
 		service_failed(service, "the preflight command exited with status %d (%s)",
 		               WEXITSTATUS(status), service->upgrade.terms->config->preflight);
@@ -65,8 +67,7 @@ static void blame(struct service *service, int r, const struct sg_exec_error *re
 		service_failed(service, "the preflight command was killed by signal %d (%s)",
 		               WTERMSIG(status), service->upgrade.terms->config->preflight);
 	else
-		service_failed(service, "the preflight command could not be run: %s",
-		               strerror(r < 0 ? -r : ECHILD));
+		service_failed(service, "the preflight command could not be run: %s", text);
 	service_post(service, SERVICE_EVENT_FAILED);
 }
 

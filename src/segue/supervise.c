@@ -163,11 +163,25 @@ static void delivered(void *ctx, const struct inbox_message *message)
 	if (worker == NULL)
 		return;
 	if (message->status != NULL) {
+/* Once for each version: it may say so again and again. */
+static void say_stranger(struct service *service, pid_t pid)
+{
+	if (service->stranger_told == service->last_number)
+		return;
+	service->stranger_told = service->last_number;
+	log_say("warning", NULL,
+	        "process %ld said READY=1 and is in the session of no worker, or has ended since: it "
+	        "is not heard (start the server by exec, without setsid)",
+	        (long)pid);
+}
+
 		snprintf(worker->text, sizeof(worker->text), "%s", message->status);
 		desk_event(service, "note", worker->slot->generation, worker, message->status);
 	}
 	if (!message->ready)
 		return;
+	if (worker == NULL && message->ready)
+		say_stranger(service, message->pid);
 	if (message->pid != worker->process.pid && worker->state == WORKER_STARTING)
 		log_say("wrapper", NULL,
 		        "worker %llu:%u is a wrapper: process %ld says that it is ready, not %s "

@@ -66,6 +66,7 @@ struct worker {
 	bool replaces;   /* a worker that serves, at the operator's word */
 	bool asked_away; /* its end was asked for: no crash */
 	bool killed;     /* by this supervisor */
+	bool wraps;      /* another process of its session outlived it */
 	bool was_ready, was_committed;
 	bool said_ready;  /* on its channel */
 	bool probe_ready; /* by a probe */
@@ -191,6 +192,7 @@ struct service {
 	gid_t groups[64];
 
 	struct generation *generations; /* the oldest first */
+	uint64_t stranger_told; /* the last number when READY=1 came from no worker */
 	struct generation *serving, *starting;
 	uint64_t last_number, last_key;
 	unsigned int restarts;
@@ -273,6 +275,8 @@ int link_send(struct link *link, const struct sg_message *message, const int *fd
 /* wrapper.c */
 /* Is the worker a wrapper around another process of its session? A clause, or "". */
 void wrapper_describe(const struct worker *worker, char *text, size_t size);
+/* Is there any other process in the session of one that is dead and not reaped? */
+bool wrapper_has_others(const struct worker *worker);
 /* The same for one that has ended before it was ready. */
 const char *wrapper_hint(const struct worker *worker);
 

@@ -407,7 +407,8 @@ static void handle_closed(uv_handle_t *handle)
 
 static void exec_look(struct worker *worker)
 {
-	struct sg_exec_error error;
+	struct sg_exec_error error = { 0 };
+	char text[REASON_MAX];
 	int r;
 
 	if (worker->process.exec_fd < 0)
@@ -420,7 +421,8 @@ static void exec_look(struct worker *worker)
 	uv_close((uv_handle_t *)&worker->exec_poll, handle_closed);
 	worker->process.exec_fd = sg_fd_close(worker->process.exec_fd);
 	if (r < 0) {
-		worker_failed(worker, "%s could not be executed: %s", error.path, strerror(-r));
+		sg_spawn_error_text(&error, text, sizeof(text));
+		worker_failed(worker, "%s", text);
 		return; /* its death follows */
 	}
 	worker->runs = true;
@@ -452,6 +454,7 @@ static void process_ready(uv_poll_t *poll, int status, int events)
 	link_look(worker->link);
 	if (worker_service(worker)->inbox != NULL)
 		inbox_look(worker_service(worker)->inbox);
+	worker->wraps = !worker->was_ready && wrapper_has_others(worker);
 	/* What it had started goes with it; its pid names them until it is reaped. */
 	if (getpgid(worker->process.pid) == worker->process.pid)
 		(void)kill(-worker->process.pid, SIGKILL);
