@@ -188,6 +188,23 @@ static int adopt(struct service *service, struct manager_socket *passed, size_t 
 	return 0;
 }
 
+/* The settings know of --listen alone (see config.c), not of what the service manager passes. */
+int held_check_ready(const struct service *service, const struct config *config, char *reason,
+                     size_t reason_size)
+{
+	const struct held *held = service->held;
+	size_t count = held_count(service, true);
+
+	if (config->ready != CONFIG_READY_FD || (size_t)config->ready_fd >= 3 + count)
+		return 0;
+	for (int number = 3; held != NULL && (!held->own || number++ < config->ready_fd);)
+		held = held->next;
+	snprintf(reason, reason_size,
+	         "--ready %s: descriptor %d is the listener %s; use fd:%zu or more",
+	         config->ready_text, config->ready_fd, held != NULL ? held->name : "", 3 + count);
+	return -EINVAL;
+}
+
 int held_open(struct service *service, char *reason, size_t reason_size)
 {
 	struct manager_socket *sockets = calloc(SG_WIRE_LISTENERS, sizeof(*sockets));
@@ -211,6 +228,8 @@ int held_open(struct service *service, char *reason, size_t reason_size)
 	free(sockets);
 	for (struct held *held = service->held; r == 0 && held != NULL; held = held->next)
 		manager_store(service->manager, held->name, held->fd);
+	if (r == 0)
+		r = held_check_ready(service, service->config, reason, reason_size);
 	return r;
 }
 

@@ -268,6 +268,13 @@ void generation_worker_gone(struct worker *worker)
 		gone(worker);
 }
 
+/* Generation and number are those of the one that is replaced; only a pid is its own. */
+static bool answers_the_probe(const struct config *config)
+{
+	return (config->ready == CONFIG_READY_HTTP || config->ready == CONFIG_READY_TCP) &&
+	       strstr(config->ready_argument, "{pid}") == NULL;
+}
+
 int generation_replace(struct generation *generation, unsigned int index, char *reason,
                        size_t reason_size)
 {
@@ -294,6 +301,14 @@ int generation_replace(struct generation *generation, unsigned int index, char *
 		snprintf(reason, reason_size, "worker %u is %s", index,
 		         table_worker_state_text(slot->worker->state));
 		return -EBUSY;
+	}
+	if (answers_the_probe(worker_config(slot->worker))) {
+		snprintf(reason, reason_size,
+		         "worker %u answers at the address of --ready itself, so that nothing "
+		         "would tell when another is ready beside it: put {pid} into the address, "
+		         "or upgrade",
+		         index);
+		return -EADDRINUSE;
 	}
 	r = worker_start(slot,
 	                 program_restartable(&slot->worker->program, why, sizeof(why))

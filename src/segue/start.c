@@ -63,6 +63,11 @@ static int prepare(struct worker *worker, struct passed *passed)
 		worker_failed(worker, "its output could not be set up: %s", strerror(-r));
 		return r;
 	}
+	r = held_check_ready(service, worker_config(worker), reason, sizeof(reason));
+	if (r < 0) {
+		worker_failed(worker, "%s", reason);
+		return r;
+	}
 	r = link_open(&worker->link, worker, &passed->channel);
 	if (r < 0) {
 		worker_failed(worker, "no channel could be made: %s", strerror(-r));

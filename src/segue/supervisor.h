@@ -326,6 +326,9 @@ struct worker *generation_worker_of(struct service *service, pid_t pid);
 
 /* held.c */
 int held_open(struct service *service, char *reason, size_t reason_size);
+/* Is the number of --ready fd: none of a listener's? -EINVAL with a sentence. */
+int held_check_ready(const struct service *service, const struct config *config, char *reason,
+                     size_t reason_size);
 void held_close(struct service *service);
 size_t held_count(const struct service *service, bool own);
 void held_offer(struct service *service, struct worker *worker);

@@ -2,6 +2,7 @@
 address or a client.
 """
 
+import contextlib
 import os
 import pathlib
 import socket
@@ -143,6 +144,10 @@ def left_pids(path):
 
 
 def alive(pids):
+    """Where the supervisor has ended as well, the dead are this process's."""
+    for pid in pids:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
     return [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
 
 
@@ -176,3 +181,70 @@ def test_what_a_worker_started_in_a_session_of_its_own_ends_with_it_and_with_no_
     assert get(service.address).status == 200
     service.stop()
     eventually(lambda: alive([second]), [])
+
+
+# What cannot be, and why.
+
+
+def refused(supervise, *options, program=PYTHON, arguments=(), code=1, **more):
+    """The sentence with which a service ends that did not start."""
+    service = supervise(*options, program=program, json=False, wait=False, arguments=arguments, **more)
+    service.expected_exits = {0, 1, 3, code}
+    service.wait_end()
+    (failed,) = service.log.find("failed")
+    return service, failed["text"]
+
+
+def test_a_directory_that_is_not_there_is_no_fault_of_the_program(supervise, folder):
+    _, text = refused(supervise, "--chdir", folder / "none", arguments=["-c", ""], code=127)
+    assert text.endswith(f"the directory {folder}/none could not be entered: No such file or directory")
+
+
+def test_a_descriptor_for_readiness_that_is_a_passed_socket_is_refused(build, folder):
+    """--listen alone is seen without opening anything; what the service manager passes is not."""
+    script = "import os,sys; os.environ['LISTEN_PID'] = str(os.getpid()); os.execv(sys.argv[1], sys.argv[1:])"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        done = subprocess.run(
+            [PYTHON, "-c", script, build.program("src/segue/segue"), "run", "--control",
+             f"{folder}/control", "--ready", "fd:3", "--", "/bin/true"],
+            env={**os.environ, "LISTEN_FDS": "1", "LISTEN_FDNAMES": "web"}, close_fds=False,
+            preexec_fn=lambda: os.dup2(listener.fileno(), 3, inheritable=True),
+            capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1, done
+    assert "--ready fd:3: descriptor 3 is the listener web; use fd:4 or more" in done.stderr
+
+
+def test_a_worker_beside_which_no_other_can_be_probed_is_not_restarted(supervise, folder):
+    """The address is the same for whoever takes its place."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    service = supervise("--ready", f"tcp://127.0.0.1:{port}", listen=None,
+                        own_listen=[f"http=tcp://127.0.0.1:{port}"])
+    (worker,) = service.workers()
+    answer = service.ask("restart", 0)
+    assert answer.code not in (0, None)
+    assert "worker 0 answers at the address of --ready itself" in answer.message
+    assert "put {pid} into the address" in answer.message
+    assert [one["pid"] for one in service.workers()] == [worker["pid"]]
+
+
+@pytest.mark.parametrize("script, hint", [
+    ("echo bad config >&2; exit 3", False),
+    ("true", True),
+    ("sleep 1000 & exit 3", True),
+])
+def test_a_shell_is_blamed_only_where_it_wrapped_something(supervise, script, hint):
+    service, text = refused(supervise, program=pathlib.Path("/bin/sh"), arguments=["-c", script])
+    assert ("it is a wrapper, and LISTEN_PID is its own" in text) == hint, text
+
+
+def test_readiness_from_a_session_of_its_own_is_not_heard_and_that_is_said_once(supervise):
+    again = "os.setsid() if os.fork() == 0 else os.wait(); os.environ['LISTEN_PID'] = str(os.getpid())"
+    more = ("notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); "
+            "[notify.sendto(b'READY=1', os.environ['NOTIFY_SOCKET']) for _ in range(3)]")
+    service, text = refused(supervise, "--start-timeout", "1s", "--kill-timeout", "500ms",
+                            arguments=[PLAIN, again, more])
+    assert "it was not ready within 1000 ms" in text
+    (warning,) = service.log.find("warning")
+    eventually(lambda: alive([int(warning["text"].split()[1])]), [])
+    assert "said READY=1 and is in the session of no worker" in warning["text"]
