@@ -281,3 +281,38 @@ def test_a_successor_that_crashes_while_its_predecessor_drains_is_taken_back(run
     one.configure()
     with asking(one.address):
         one.upgrade()
+
+
+@pytest.mark.parametrize("then", ["serves", "crashes again"])
+def test_a_successor_that_crashes_at_its_commit_is_waited_for_once(run, folder, then):
+    with gate(folder) as let:
+        one = run("--workers", 2, "--restart-limit", 0, "--restart-delay", "50ms",
+                  "--restart-delay-max", "50ms")
+        kept = [Connection(one.address) for _ in range(8)]
+        for client in kept:
+            client.get()
+        one.behave(f"ready:gate:{folder}/gate")
+        upgrade = one.service.popen("upgrade", "--json")
+        pids = [one.worker("committed", generation=2, worker=at)["pid"] for at in range(2)]
+        if then == "serves":
+            one.configure()
+        else:
+            one.behave("listen:exit:1")
+        mark = one.log.mark()
+        one.process(pids[0]).send(signal.SIGKILL)
+        one.log.wait_for("crashed", since=mark)
+        for _ in range(4):
+            let()
+        out, err = upgrade.communicate(timeout=30)
+        assert upgrade.returncode == 0, (out, err)
+    told = one.log.events.index(one.worker("draining", generation=1, worker=0, since=mark))
+    if then == "serves":
+        again = one.worker("serving", generation=2, worker=0, since=mark)
+        assert one.log.events.index(again) < told
+    else:
+        # The other one takes over from both, and nobody waits for the first any more.
+        assert not one.log.find("worker", generation=2, worker=0, to="serving")
+    served = {client.again().get().pid for client in kept}
+    assert served <= set(one.pids(2))
+    for client in kept:
+        client.close()
