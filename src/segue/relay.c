@@ -374,12 +374,20 @@ static int make_channel(struct relay *relay, int *ret_theirs)
 
 static int fork_process(struct relay *relay, int theirs, int log_fd)
 {
-	pid_t pid = fork();
+	sigset_t all, before;
+	pid_t pid;
+	int error;
 
-	if (pid < 0)
-		return -errno;
+	/* libuv's handlers would write to the supervisor's loop from the process as well. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	pid = fork();
+	error = errno;
 	if (pid == 0)
 		relay_process_run(theirs, relay->mode, log_fd, relay->log_file);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (pid < 0)
+		return -error;
 	relay->pidfd = sg_pidfd_open(pid);
 	if (relay->pidfd < 0) {
 		kill(pid, SIGKILL);
@@ -549,10 +557,13 @@ static void end_process(struct relay *relay)
 		tell_to_close(relay, deadline_ms);
 	while ((n = poll(&poller, 1, until(deadline_ms))) < 0 && errno == EINTR)
 		;
-	if (n <= 0)
+	if (n <= 0) {
 		(void)sg_pidfd_signal(relay->pidfd, SIGKILL);
-	while (poll(&poller, 1, -1) < 0 && errno == EINTR)
-		;
+		/* On a disk that does not answer not even that ends it. */
+		deadline_ms = sg_now_ms() + CLOSE_MS;
+		while (poll(&poller, 1, until(deadline_ms)) < 0 && errno == EINTR)
+			;
+	}
 	(void)sg_pidfd_reap(relay->pidfd, &status);
 	relay->pidfd = sg_fd_close(relay->pidfd);
 	relay->pid = 0;
