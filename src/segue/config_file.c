@@ -7,9 +7,12 @@
 #include "segue/config_file.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "segue/settings.h"
 #include "segue/words.h"
@@ -172,23 +175,51 @@ static int refuse_file(char *reason, const char *path, const char *why)
 	return -EINVAL;
 }
 
+/* Closes the descriptor. How much was read, at most size; or -errno. text NULL: no memory. */
+static ssize_t read_take(int fd_take, char *text, size_t size)
+{
+	size_t len = 0;
+	ssize_t n = 0;
+
+	while (text && len < size) {
+		n = read(fd_take, text + len, size - len);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			break;
+		len += (size_t)n;
+	}
+	n = n < 0 ? -errno : (ssize_t)len;
+	close(fd_take);
+	return text ? n : -ENOMEM;
+}
+
+/* The supervisor reads it while it serves: a fifo must not keep it waiting. */
 int config_file_read(char **ret_text, size_t *ret_len, const char *path,
                      char reason[static CONFIG_REASON_MAX])
 {
-	FILE *file = fopen(path, "re");
-	char *text = file ? malloc(CONFIG_FILE_MAX + 1) : NULL;
-	size_t len = text ? fread(text, 1, CONFIG_FILE_MAX + 1, file) : 0;
-	int error = !file || !text || ferror(file) ? errno : 0;
+	int fd = open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+	struct stat st;
+	char *text;
+	ssize_t len;
 
-	if (file)
-		fclose(file);
-	if (error || len > CONFIG_FILE_MAX) {
+	if (fd < 0)
+		return refuse_file(reason, path, strerror(errno));
+	if (fstat(fd, &st) == 0 && !S_ISREG(st.st_mode)) {
+		close(fd);
+		return refuse_file(reason, path,
+		                   S_ISDIR(st.st_mode) ? strerror(EISDIR)
+		                                       : "it is not a regular file");
+	}
+	text = malloc(CONFIG_FILE_MAX + 1);
+	len = read_take(fd, text, CONFIG_FILE_MAX + 1);
+	if (len < 0 || len > CONFIG_FILE_MAX) {
 		free(text);
 		return refuse_file(reason, path,
-		                   error ? strerror(error)
-		                         : "it is larger than 1 MiB, so hardly a configuration");
+		                   len < 0 ? strerror((int)-len)
+		                           : "it is larger than 1 MiB, so hardly a configuration");
 	}
 	*ret_text = text;
-	*ret_len = len;
+	*ret_len = (size_t)len;
 	return 0;
 }

@@ -210,8 +210,13 @@ def test_check_of_a_file_that_is_not_there_says_so(segue, folder):
     assert "segue check FILE" in sentence(segue("check", "a", "b"))
 
 
-def test_a_file_without_end_is_refused(segue):
-    assert "larger than 1 MiB" in sentence(segue("check", "/dev/zero"))
+def test_a_file_without_end_is_refused(segue, folder):
+    with open(folder / "large.conf", "wb") as large:
+        large.truncate(2 << 20)
+    assert "larger than 1 MiB" in sentence(segue("check", folder / "large.conf"))
+    os.mkfifo(folder / "fifo.conf")
+    for path in ("/dev/zero", folder / "fifo.conf"):
+        assert f"{path}: it is not a regular file" in sentence(segue("check", path))
 
 
 @pytest.mark.parametrize("text, words", [
