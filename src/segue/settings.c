@@ -16,6 +16,8 @@
 #include "segue/words.h"
 
 #define ENV_MAX 512
+/* The channel to a worker carries milliseconds in 32 bits. */
+#define DURATION_MAX_MS (24LL * 24 * 3600 * 1000)
 /* Beside it stands another socket, whose name is longer by ".notify". */
 #define CONTROL_PATH_MAX (SG_PATH_MAX - 8)
 
@@ -325,6 +327,10 @@ static int set_duration(int64_t *field, const struct setting *setting, const cha
 	if (ms < setting->least) {
 		snprintf(reason, reason_size, "it has to be %lldms or more",
 		         (long long)setting->least);
+		return -EINVAL;
+	}
+	if (ms > DURATION_MAX_MS) {
+		snprintf(reason, reason_size, "it has to be 24 days, which is 576h, or less");
 		return -EINVAL;
 	}
 	*field = ms;

@@ -315,6 +315,8 @@ UNIT_CASE(what_is_wrong_on_the_command_line_is_said)
 		{ "--start-timeout 99999999999999999999s", "not a duration" },
 		{ "--start-timeout 9999999999h", "not a duration" },
 		{ "--drain-timeout none", "not a duration" },
+		{ "--drain-timeout 577h", "it has to be 24 days, which is 576h, or less" },
+		{ "--kill-timeout 2073600001ms", "576h, or less" },
 		{ "--stop-signal TERMINATE", "it is not a signal such as TERM" },
 		{ "--stop-signal 0", "not a signal" },
 		{ "--stop-signal 99", "not a signal" },
