@@ -217,8 +217,8 @@ static void report(struct service *service)
 	snprintf(message, sizeof(message), "generation %llu failed: %s%s",
 	         (unsigned long long)upgrade->generation, upgrade->reason, text);
 	log_say("failed",
-	        json_pack("{sIss}", "generation", (json_int_t)upgrade->generation, "reason",
-	                  upgrade->reason),
+	        json_pack("{sIso}", "generation", (json_int_t)upgrade->generation, "reason",
+	                  control_text(upgrade->reason)),
 	        "%s", message);
 	answer_asker(service, 2, message);
 	if (service->starting != NULL)

@@ -3,12 +3,16 @@
  * What 'segue status' prints: the object of doc/control.md.
  */
 #include "core/fd.h"
+#include "segue/printable.h"
 #include "segue/supervisor.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#define WORD_MAX    1000        /* bytes of a word of a command line */
+#define COMMAND_MAX (32 * 1024) /* after which words are left out */
 
 json_t *status_number(int64_t value)
 {
@@ -100,10 +104,34 @@ static json_t *program_status(const struct worker *worker)
 	                 "identity", worker->program.identity);
 }
 
+/* An answer is limited, a command line is not: what is long is cut, and ends with "...". */
+static json_t *command_status(char *const *argv)
+{
+	json_t *out = json_array();
+	size_t total = 0;
+
+	for (; *argv != NULL; argv++) {
+		char word[WORD_MAX + 4];
+		size_t len = strlen(*argv);
+
+		if (total >= COMMAND_MAX) {
+			json_array_append_new(out, json_string("..."));
+			break;
+		}
+		if (len > WORD_MAX) {
+			len = printable_cut(*argv, WORD_MAX);
+			snprintf(word, sizeof(word), "%.*s...", (int)len, *argv);
+		}
+		json_array_append_new(out, control_text(strlen(*argv) > len ? word : *argv));
+		total += len + 1;
+	}
+	return out;
+}
+
 static json_t *generation_status(const struct generation *generation)
 {
 	const struct worker *first = first_worker(generation);
-	json_t *workers = json_array(), *command = json_array(), *out = json_object();
+	json_t *workers = json_array(), *out = json_object();
 	bool waits = false;
 
 	for (unsigned int i = 0; i < generation->slots_len; i++) {
@@ -117,8 +145,6 @@ static json_t *generation_status(const struct generation *generation)
 		if (slot->leaving != NULL)
 			json_array_append_new(workers, worker_status(slot, slot->leaving));
 	}
-	for (char **word = generation->argv; *word != NULL; word++)
-		json_array_append_new(command, control_text(*word));
 	json_object_set_new(out, "number", json_integer((json_int_t)generation->number));
 	json_object_set_new(out, "state",
 	                    json_string(first   ? table_worker_state_text(first->state)
@@ -131,7 +157,7 @@ static json_t *generation_status(const struct generation *generation)
 	json_object_set_new(out, "deadline_ms",
 	                    first ? status_number(status_left_ms(first)) : json_null());
 	json_object_set_new(out, "program", program_status(first));
-	json_object_set_new(out, "command", command);
+	json_object_set_new(out, "command", command_status(generation->argv));
 	json_object_set_new(out, "workers", workers);
 	return out;
 }
@@ -145,8 +171,8 @@ static json_t *listeners_status(const struct service *service)
 
 		if (sg_listener_text(held->fd, text, sizeof(text)) < 0)
 			snprintf(text, sizeof(text), "%s", held->address);
-		json_array_append_new(out,
-		                      json_pack("{ssss}", "name", held->name, "address", text));
+		json_array_append_new(out, json_pack("{ssso}", "name", held->name, "address",
+		                                     control_text(text)));
 	}
 	return out;
 }
@@ -191,7 +217,7 @@ json_t *status_of(struct service *service)
 	json_object_set_new(out, "since", time_text(service->since));
 	json_object_set_new(out, "age_ms", json_integer(sg_now_ms() - service->since_ms));
 	json_object_set_new(out, "uptime_ms", json_integer(sg_now_ms() - service->began_ms));
-	json_object_set_new(out, "control", json_string(service->control_path));
+	json_object_set_new(out, "control", control_text(service->control_path));
 	json_object_set_new(out, "config", control_text(service->config->file));
 	json_object_set_new(out, "listeners", listeners_status(service));
 	json_object_set_new(out, "restarts", json_integer((json_int_t)service->restarts));
