@@ -5,8 +5,10 @@
  * One table of subcommands, from which this file calls them and prints the help. The options of
  * 'run' are a table of their own (settings.c).
  */
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "segue/client.h"
 #include "segue/command.h"
@@ -108,10 +110,23 @@ static int asks_for_help(int argc, char **argv)
 	return 0;
 }
 
+/* Whatever else is opened must not become what a line or a worker's output is written to. */
+static void fill_stdio(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= STDERR_FILENO);
+	if (fd >= 0)
+		(void)close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	const struct subcommand *subcommand;
 
+	fill_stdio();
 	if (argc < 2) {
 		fprintf(stderr, "segue: what is to be done? 'segue --help' lists the commands\n");
 		return EXIT_USAGE;
