@@ -155,14 +155,6 @@ static int watch_signals(struct run *run)
 
 /* The workers' words. */
 
-static void delivered(void *ctx, const struct inbox_message *message)
-{
-	struct service *service = ctx;
-	struct worker *worker = generation_worker_of(service, message->pid);
-
-	if (worker == NULL)
-		return;
-	if (message->status != NULL) {
 /* Once for each version: it may say so again and again. */
 static void say_stranger(struct service *service, pid_t pid)
 {
@@ -170,18 +162,26 @@ static void say_stranger(struct service *service, pid_t pid)
 		return;
 	service->stranger_told = service->last_number;
 	log_say("warning", NULL,
-	        "process %ld said READY=1 and is in the session of no worker, or has ended since: it "
-	        "is not heard (start the server by exec, without setsid)",
+	        "process %ld said READY=1 and is in the session of no worker, or has ended "
+	        "since: it is not heard (start the server by exec, without setsid)",
 	        (long)pid);
 }
 
+static void delivered(void *ctx, const struct inbox_message *message)
+{
+	struct service *service = ctx;
+	struct worker *worker = generation_worker_of(service, message->pid);
+
+	if (worker == NULL && message->ready)
+		say_stranger(service, message->pid);
+	if (worker == NULL)
+		return;
+	if (message->status != NULL) {
 		snprintf(worker->text, sizeof(worker->text), "%s", message->status);
 		desk_event(service, "note", worker->slot->generation, worker, message->status);
 	}
 	if (!message->ready)
 		return;
-	if (worker == NULL && message->ready)
-		say_stranger(service, message->pid);
 	if (message->pid != worker->process.pid && worker->state == WORKER_STARTING)
 		log_say("wrapper", NULL,
 		        "worker %llu:%u is a wrapper: process %ld says that it is ready, not %s "
@@ -289,7 +289,14 @@ static int set_up(struct run *run)
 	run->reap.data = run;
 	r = manager_open(&service->manager, &run->loop, reason, REASON_MAX);
 	if (r == 0) {
-		r = terms_new_take(&service->terms, run->config, reason, REASON_MAX);
+		r = sg_origin_take(&service->origin);
+		if (r < 0)
+			snprintf(reason, REASON_MAX,
+			         "the environment could not be read; is /proc mounted?");
+	}
+	if (r == 0) {
+		r = terms_new_take(&service->terms, run->config, &service->origin, reason,
+		                   REASON_MAX);
 		run->config = NULL;
 	}
 	if (r == 0)
@@ -366,6 +373,7 @@ static void take_down(struct run *run)
 	terms_unref(service->upgrade.terms);
 	terms_unref(service->terms);
 	terms_unref(service->first);
+	sg_origin_done(&service->origin);
 	config_free(run->config);
 }
 

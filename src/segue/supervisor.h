@@ -43,9 +43,9 @@ struct link;
 struct terms {
 	unsigned int refs;
 	struct config *config;
-	struct sg_origin origin;          /* the environment is clean */
+	struct sg_origin origin; /* the service's, but for the environment, which is clean */
 	struct sg_identity identity, *as; /* NULL: the supervisor's own */
-	gid_t groups[64];
+	gid_t *groups;
 };
 
 /* How a worker talks to the supervisor. */
@@ -187,14 +187,12 @@ struct service {
 	size_t pending_len;
 	bool machine_runs;
 
-	struct sg_origin origin;          /* of every worker: the environment is clean */
-	struct sg_identity identity, *as; /* NULL: the supervisor's own */
-	gid_t groups[64];
+	struct sg_origin origin; /* of the supervisor, as it was started */
 
 	struct generation *generations; /* the oldest first */
-	uint64_t stranger_told; /* the last number when READY=1 came from no worker */
 	struct generation *serving, *starting;
 	uint64_t last_number, last_key;
+	uint64_t stranger_told; /* the last number when READY=1 came from no worker */
 	unsigned int restarts;
 	struct held *held;
 	struct held *closed; /* by a commit that may be taken back */
@@ -275,10 +273,10 @@ int link_send(struct link *link, const struct sg_message *message, const int *fd
 /* wrapper.c */
 /* Is the worker a wrapper around another process of its session? A clause, or "". */
 void wrapper_describe(const struct worker *worker, char *text, size_t size);
-/* Is there any other process in the session of one that is dead and not reaped? */
-bool wrapper_has_others(const struct worker *worker);
 /* The same for one that has ended before it was ready. */
 const char *wrapper_hint(const struct worker *worker);
+/* Is there any other process in the session of one that is dead and not reaped? */
+bool wrapper_has_others(const struct worker *worker);
 
 /* meet.c */
 void meet_all(struct worker *worker, bool as_elder);
@@ -326,11 +324,11 @@ struct worker *generation_worker_of(struct service *service, pid_t pid);
 
 /* held.c */
 int held_open(struct service *service, char *reason, size_t reason_size);
+void held_close(struct service *service);
+size_t held_count(const struct service *service, bool own);
 /* Is the number of --ready fd: none of a listener's? -EINVAL with a sentence. */
 int held_check_ready(const struct service *service, const struct config *config, char *reason,
                      size_t reason_size);
-void held_close(struct service *service);
-size_t held_count(const struct service *service, bool own);
 void held_offer(struct service *service, struct worker *worker);
 void held_take(struct service *service, struct worker *worker, const struct sg_message *message,
                int fd);
@@ -348,8 +346,9 @@ bool identity_put_on(const struct sg_identity *identity);
 void identity_take_off(const struct sg_identity *identity);
 
 /* terms.c */
-int terms_new_take(struct terms **ret_terms, struct config *config, char *reason,
-                   size_t reason_size);
+/* The origin has to outlive the terms. */
+int terms_new_take(struct terms **ret_terms, struct config *config, const struct sg_origin *origin,
+                   char *reason, size_t reason_size);
 struct terms *terms_ref(struct terms *terms);
 void terms_unref(struct terms *terms);
 bool terms_new_command(const struct terms *before, const struct terms *now);

@@ -17,10 +17,10 @@
 
 /* A name that ends with "*" stands for all that begin so. */
 static const char *const private_names[] = {
-	"SEGUE_CHANNEL", "SEGUE_NAME",     "SEGUE_GENERATION", "SEGUE_WORKER", "NOTIFY_SOCKET",
-	"SEGUE_PID",
-	"LISTEN_*",      "WATCHDOG_*",     "MAINPID",          "FDSTORE",      "SYSTEMD_EXEC_*",
-	"INVOCATION_ID", "JOURNAL_STREAM", "MONITOR_*",        "SUPERVISOR_*", "MEMORY_PRESSURE_*",
+	"SEGUE_CHANNEL",  "SEGUE_NAME", "SEGUE_GENERATION", "SEGUE_WORKER",
+	"NOTIFY_SOCKET",  "SEGUE_PID",  "LISTEN_*",         "WATCHDOG_*",
+	"MAINPID",        "FDSTORE",    "SYSTEMD_EXEC_*",   "INVOCATION_ID",
+	"JOURNAL_STREAM", "MONITOR_*",  "SUPERVISOR_*",     "MEMORY_PRESSURE_*",
 };
 
 static bool is_private(const char *variable)
@@ -57,33 +57,75 @@ static int put(char **envp, size_t *count, const char *variable)
 	return 0;
 }
 
-static int take_environment(struct terms *terms)
+/* What says whose process it is, in the order of put_user(). */
+static const char *const user_names[] = { "HOME", "LOGNAME", "SHELL", "USER" };
+
+#define USER_NAMES (sizeof(user_names) / sizeof(user_names[0]))
+
+static bool is_of_user(const char *variable)
+{
+	size_t len = strcspn(variable, "=");
+
+	for (size_t i = 0; i < USER_NAMES; i++)
+		if (strlen(user_names[i]) == len && strncmp(variable, user_names[i], len) == 0)
+			return true;
+	return false;
+}
+
+/* As systemd does for User=, where --env says nothing else. */
+static int put_user(char **envp, size_t *count, const struct passwd *user, char *const *changes)
+{
+	const char *values[USER_NAMES] = { user->pw_dir, user->pw_name, user->pw_shell,
+		                           user->pw_name };
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < USER_NAMES; i++) {
+		char *variable;
+
+		if (values[i] == NULL || values[i][0] == '\0' || is_changed(user_names[i], changes))
+			continue;
+		if (asprintf(&variable, "%s=%s", user_names[i], values[i]) < 0)
+			return -ENOMEM;
+		r = put(envp, count, variable);
+		free(variable);
+	}
+	return r;
+}
+
+/* Does a worker have a variable of the supervisor's? */
+static bool is_kept(const struct config *config, const char *variable)
+{
+	return !is_private(variable) && !is_changed(variable, config->env) &&
+	       !(config->directory != NULL && strncmp(variable, "PWD=", 4) == 0) &&
+	       !(config->user != NULL && is_of_user(variable));
+}
+
+/* user: an entry for --user, or NULL. */
+static int make_environment(struct terms *terms, const struct sg_origin *origin,
+                            const struct passwd *user)
 {
 	char *const *changes = terms->config->env;
-	size_t count = 0, room = 2;
+	size_t count = 0, room = 1 + USER_NAMES;
 	char **envp;
-	int r = sg_origin_take(&terms->origin);
+	int r = 0;
 
-	if (r < 0)
-		return r;
-	for (char **e = terms->origin.envp; *e != NULL; e++)
+	for (char **e = origin->envp; *e != NULL; e++)
 		room++;
 	for (char *const *e = changes; *e != NULL; e++)
 		room++;
 	envp = calloc(room, sizeof(*envp));
 	if (envp == NULL)
 		return -ENOMEM;
-	for (char **e = terms->origin.envp; r == 0 && *e != NULL; e++)
-		if (!is_private(*e) && !is_changed(*e, changes) &&
-		    !(terms->config->directory != NULL && strncmp(*e, "PWD=", 4) == 0))
+	terms->origin = *origin;
+	terms->origin.envp = envp;
+	for (char **e = origin->envp; r == 0 && *e != NULL; e++)
+		if (is_kept(terms->config, *e))
 			r = put(envp, &count, *e);
+	if (r == 0 && user != NULL)
+		r = put_user(envp, &count, user, changes);
 	for (char *const *e = changes; r == 0 && *e != NULL; e++)
 		if (strchr(*e, '=') != NULL)
 			r = put(envp, &count, *e);
-	for (char **e = terms->origin.envp; *e != NULL; e++)
-		free(*e);
-	free(terms->origin.envp);
-	terms->origin.envp = envp;
 	return r;
 }
 
@@ -97,12 +139,34 @@ static bool is_number(const char *text, unsigned long *ret_number)
 	       *ret_number < UINT32_MAX;
 }
 
-static int find_user(struct terms *terms, char *reason, size_t size)
+/* As many as there are: a worker must not lack one silently. */
+static int find_groups(struct terms *terms, const struct passwd *user)
+{
+	int count = 16, room;
+
+	do {
+		gid_t *larger = reallocarray(terms->groups, (size_t)count, sizeof(*larger));
+
+		if (larger == NULL)
+			return -ENOMEM;
+		terms->groups = larger;
+		room = count;
+	} while (getgrouplist(user->pw_name, user->pw_gid, terms->groups, &count) < 0 &&
+	         count > room);
+	if (count > room)
+		return -ENOMEM;
+	terms->identity.groups = terms->groups;
+	terms->identity.groups_len = (size_t)count;
+	return 0;
+}
+
+/* ret_entry: NULL for a number that has none. */
+static int find_user(struct terms *terms, const struct passwd **ret_entry, char *reason,
+                     size_t size)
 {
 	const char *user = terms->config->user;
 	unsigned long number;
-	struct passwd *entry = getpwnam(user);
-	int count = (int)(sizeof(terms->groups) / sizeof(terms->groups[0]));
+	const struct passwd *entry = getpwnam(user);
 
 	if (entry == NULL && is_number(user, &number)) {
 		terms->identity.uid = (uid_t)number;
@@ -118,9 +182,8 @@ static int find_user(struct terms *terms, char *reason, size_t size)
 	}
 	terms->identity.uid = entry->pw_uid;
 	terms->identity.gid = entry->pw_gid;
-	if (getgrouplist(entry->pw_name, entry->pw_gid, terms->groups, &count) >= 0)
-		terms->identity.groups_len = (size_t)count;
-	return 0;
+	*ret_entry = entry;
+	return find_groups(terms, entry);
 }
 
 static int find_group(struct terms *terms, char *reason, size_t size)
@@ -134,12 +197,13 @@ static int find_group(struct terms *terms, char *reason, size_t size)
 		return -EINVAL;
 	}
 	terms->identity.gid = entry != NULL ? entry->gr_gid : (gid_t)number;
-	terms->groups[0] = terms->identity.gid;
+	terms->identity.groups = &terms->identity.gid;
 	terms->identity.groups_len = 1;
 	return 0;
 }
 
-static int find_identity(struct terms *terms, char *reason, size_t reason_size)
+static int find_identity(struct terms *terms, const struct passwd **ret_user, char *reason,
+                         size_t reason_size)
 {
 	int r = 0;
 
@@ -150,10 +214,9 @@ static int find_identity(struct terms *terms, char *reason, size_t reason_size)
 		         "--user and --group need root: workers run as the supervisor's user");
 		return -EPERM;
 	}
-	terms->identity =
-		(struct sg_identity){ .uid = getuid(), .gid = getgid(), .groups = terms->groups };
+	terms->identity = (struct sg_identity){ .uid = getuid(), .gid = getgid() };
 	if (terms->config->user != NULL)
-		r = find_user(terms, reason, reason_size);
+		r = find_user(terms, ret_user, reason, reason_size);
 	if (r == 0 && terms->config->group != NULL)
 		r = find_group(terms, reason, reason_size);
 	if (r == 0)
@@ -171,30 +234,31 @@ void terms_unref(struct terms *terms)
 {
 	if (terms == NULL || --terms->refs > 0)
 		return;
-	sg_origin_done(&terms->origin);
+	for (char **e = terms->origin.envp; e != NULL && *e != NULL; e++)
+		free(*e);
+	free(terms->origin.envp);
+	free(terms->groups);
 	config_free(terms->config);
 	free(terms);
 }
 
-int terms_new_take(struct terms **ret_terms, struct config *config, char *reason,
-                   size_t reason_size)
+int terms_new_take(struct terms **ret_terms, struct config *config, const struct sg_origin *origin,
+                   char *reason, size_t reason_size)
 {
+	const struct passwd *user = NULL;
 	struct terms *terms = calloc(1, sizeof(*terms));
 	int r;
 
+	reason[0] = '\0';
 	if (terms == NULL) {
 		config_free(config);
 		return -ENOMEM;
 	}
 	terms->refs = 1;
 	terms->config = config;
-	terms->origin.directory_fd = -1;
-	r = take_environment(terms);
-	if (r < 0)
-		snprintf(reason, reason_size,
-		         "the environment could not be read; is /proc mounted?");
-	else
-		r = find_identity(terms, reason, reason_size);
+	r = find_identity(terms, &user, reason, reason_size);
+	if (r == 0)
+		r = make_environment(terms, origin, user);
 	if (r < 0) {
 		terms_unref(terms);
 		return r;
@@ -262,7 +326,7 @@ int terms_again(struct terms **ret_terms, struct service *service, char *reason,
 		config_free(config);
 		return -EINVAL;
 	}
-	return terms_new_take(ret_terms, config, reason, reason_size);
+	return terms_new_take(ret_terms, config, &service->origin, reason, reason_size);
 }
 
 /* Has the file another command line than it had? */
