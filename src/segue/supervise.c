@@ -137,15 +137,23 @@ static void signalled(uv_signal_t *handle, int number)
 	service_look_whether_empty(service);
 }
 
+/*
+ * nohup, and "&" in a script: what a terminal sends stays ignored if it was so at the start. QUIT
+ * is ignored there too, but is what a service manager sends.
+ */
+static bool is_heard(const struct service *service, int number)
+{
+	return (number != SIGHUP && number != SIGINT) ||
+	       sigismember(&service->terms->origin.ignored, number) != 1;
+}
+
 static int watch_signals(struct run *run)
 {
 	for (size_t i = 0; i < SIGNALS; i++) {
 		int r = uv_signal_init(&run->loop, &run->signals[i]);
 
 		run->signals[i].data = run;
-		/* nohup, and "&" in a script: what was ignored at the start stays ignored. */
-		if (r == 0 && (signals[i] == SIGCHLD ||
-		               sigismember(&run->service.terms->origin.ignored, signals[i]) != 1))
+		if (r == 0 && is_heard(&run->service, signals[i]))
 			r = uv_signal_start(&run->signals[i], signalled, signals[i]);
 		if (r < 0)
 			return r;
@@ -397,6 +405,8 @@ int command_run(int argc, char **argv)
 	run.service.argc = argc;
 	run.service.argv = argv;
 	(void)signal(SIGPIPE, SIG_IGN);
+	/* A line on a terminal that belongs to others ("stty tostop") must not stop the loop. */
+	(void)signal(SIGTTOU, SIG_IGN);
 	(void)prctl(PR_SET_CHILD_SUBREAPER, 1);
 	r = uv_loop_init(&run.loop);
 	if (r == 0)
