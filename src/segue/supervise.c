@@ -295,7 +295,9 @@ static int set_up(struct run *run)
 	(void)uv_timer_init(&run->loop, &run->reap);
 	service->timer.data = service->beat.data = service->sweep.data = service;
 	run->reap.data = run;
-	r = manager_open(&service->manager, &run->loop, reason, REASON_MAX);
+	r = log_watch(&run->loop);
+	if (r == 0)
+		r = manager_open(&service->manager, &run->loop, reason, REASON_MAX);
 	if (r == 0) {
 		r = sg_origin_take(&service->origin);
 		if (r < 0)
@@ -365,6 +367,7 @@ static void take_down(struct run *run)
 		relay_close(service->relay);
 	if (service->manager != NULL)
 		manager_close(service->manager);
+	log_unwatch();
 	(void)uv_run(&run->loop, UV_RUN_NOWAIT);
 	uv_walk(&run->loop, close_handle, NULL);
 	(void)uv_run(&run->loop, UV_RUN_DEFAULT);
@@ -421,5 +424,6 @@ int command_run(int argc, char **argv)
 	}
 	r = run.service.exit_code;
 	take_down(&run);
+	log_close();
 	return r;
 }
