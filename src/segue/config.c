@@ -90,6 +90,7 @@ void config_free(struct config *config)
 	free(config->user);
 	free(config->group);
 	free(config->directory);
+	free(config->listen_mode);
 	free(config->pid_file);
 	free(config->log_file);
 	free(config->control);

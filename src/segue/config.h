@@ -69,6 +69,7 @@ struct config {
 
 	char *user, *group; /* names or numbers; NULL: unchanged */
 	char *directory;    /* NULL: the supervisor's own */
+	char *listen_mode;  /* of the paths of --listen, octal; NULL: 777 less the umask */
 	char **env;         /* "NAME=value" or "NAME" (taken out); NULL-terminated, never NULL */
 	char *pid_file;     /* the supervisor's; NULL: none */
 

@@ -117,10 +117,29 @@ static int full(char *reason, size_t size)
 	return -E2BIG;
 }
 
+/* The workers' user has to be able to connect to what it serves. */
+static int bind_fresh(struct service *service, const struct sg_address *address, struct held *held,
+                      char *reason, size_t size)
+{
+	const struct sg_identity *as = service->terms->as;
+	const char *mode = service->config->listen_mode;
+	struct sg_bind_options bind = { .mode = mode != NULL ? strtoul(mode, NULL, 8) : 0 };
+	char owner[24], group[24];
+
+	if (as != NULL) {
+		snprintf(owner, sizeof(owner), "%lu", (unsigned long)as->uid);
+		snprintf(group, sizeof(group), "%lu", (unsigned long)as->gid);
+		bind.owner = owner;
+		bind.group = group;
+	}
+	held->fd = sg_listener_bind(address, &bind, &held->file, reason, size);
+	held->ours = held->fd >= 0 && address->kind == SG_ADDRESS_UNIX;
+	return held->fd < 0 ? held->fd : 0;
+}
+
 static int open_one(struct service *service, const char *spec, size_t place,
                     struct manager_socket *sockets, size_t count, char *reason, size_t size)
 {
-	struct sg_bind_options bind = { 0 };
 	struct manager_socket *passed;
 	struct held *held = add(service);
 	struct sg_address address;
@@ -149,12 +168,9 @@ static int open_one(struct service *service, const char *spec, size_t place,
 		if (held->ours)
 			held->file = sg_listener_file(held->address + strlen("unix://"));
 	} else {
-		held->fd = sg_listener_bind(&address, &bind, &held->file, reason, size);
-		if (held->fd < 0)
-			return held->fd;
-		held->ours = address.kind == SG_ADDRESS_UNIX;
+		r = bind_fresh(service, &address, held, reason, size);
 	}
-	return 0;
+	return r;
 }
 
 /* What an earlier supervisor stored and no --listen speaks of any more. */

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define FOUND_MAX  1024
 #define ROUNDS_MAX 8
@@ -97,14 +98,15 @@ static void name_of(pid_t pid, char name[static 32])
 		fclose(file);
 }
 
-/* Nobody else has the number between the opening and the signal. */
+/* Nobody else has the number between the opening and the signal. The worker's group has been
+ * killed already (see worker.c). */
 static bool kill_one(struct search *search, pid_t pid)
 {
 	const struct worker *worker = search->worker;
 	SG_CLEANUP(sg_fd_cleanup) int pidfd = sg_pidfd_open(pid);
 	char name[32];
 
-	if (pidfd < 0 || !has_marks(search, pid))
+	if (pidfd < 0 || getpgid(pid) == worker->process.pid || !has_marks(search, pid))
 		return false;
 	name_of(pid, name);
 	if (sg_pidfd_signal(pidfd, SIGKILL) < 0)

@@ -29,6 +29,8 @@ const struct setting settings[] = {
 	{ "listen", 'l', "[NAME=]ADDRESS",
 	  "hold a socket: :8080, http=127.0.0.1:80, unix:///run/a.sock", SETTING_LISTEN,
 	  .repeatable = true },
+	{ "listen-mode", 0, "MODE", "of the paths of --listen unix://, octal (by the umask)",
+	  SETTING_MODE, FIELD(listen_mode) },
 	{ "workers", 'w', "N", "processes of a generation (1)", SETTING_NUMBER, FIELD(workers), 1,
 	  CONFIG_WORKERS_MAX },
 	{ "ready", 0, "MODE",
@@ -178,6 +180,19 @@ static int set_text(struct config *config, const struct setting *setting, const 
 	if (setting->most && strlen(value) > (size_t)setting->most) {
 		snprintf(reason, reason_size, "it is longer than %lld bytes",
 		         (long long)setting->most);
+		return -EINVAL;
+	}
+	return put_text(field_of(config, setting), value);
+}
+
+static int set_mode(struct config *config, const struct setting *setting, const char *value,
+                    char *reason, size_t reason_size)
+{
+	size_t len = strspn(value, "01234567");
+
+	if (value[len] != '\0' || len == 0 || len > 4 || strtol(value, NULL, 8) > 0777 ||
+	    strtol(value, NULL, 8) == 0) {
+		snprintf(reason, reason_size, "it has to be octal, 1 to 777, such as 660");
 		return -EINVAL;
 	}
 	return put_text(field_of(config, setting), value);
@@ -414,6 +429,8 @@ int setting_set(struct config *config, const struct setting *setting, const char
 		return set_name(config, value, reason, reason_size);
 	case SETTING_TEXT:
 		return set_text(config, setting, value, reason, reason_size);
+	case SETTING_MODE:
+		return set_mode(config, setting, value, reason, reason_size);
 	case SETTING_LISTEN:
 		return add_listen(config, value, reason, reason_size);
 	case SETTING_ENV:
@@ -442,6 +459,7 @@ size_t setting_count(const struct config *config, const struct setting *setting)
 {
 	switch (setting->kind) {
 	case SETTING_NAME:
+	case SETTING_MODE:
 	case SETTING_TEXT:
 		return *(char *const *)value_of(config, setting) ? 1 : 0;
 	case SETTING_LISTEN:
@@ -501,6 +519,7 @@ char *setting_text(const struct config *config, const struct setting *setting, s
 		return NULL;
 	switch (setting->kind) {
 	case SETTING_NAME:
+	case SETTING_MODE:
 	case SETTING_TEXT:
 		return strdup(*(char *const *)value);
 	case SETTING_LISTEN:

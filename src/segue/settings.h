@@ -16,6 +16,7 @@
 enum setting_kind {
 	SETTING_NAME,     /* of the service */
 	SETTING_TEXT,     /* char *, not empty */
+	SETTING_MODE,     /* char *, octal */
 	SETTING_LISTEN,   /* one more of config->listen */
 	SETTING_ENV,      /* one more of config->env, or another value of one */
 	SETTING_NUMBER,   /* unsigned int, least..most */

@@ -285,6 +285,8 @@ static const char *changed_for_good(const struct config *a, const struct config 
 {
 	if (!same_words(a->listen, b->listen))
 		return "listen";
+	if (!same_text(a->listen_mode, b->listen_mode))
+		return "listen-mode";
 	if (!same_text(a->pid_file, b->pid_file))
 		return "pid-file";
 	if (!same_text(a->control, b->control))

@@ -18,6 +18,7 @@ USAGE = 2
 BAD = {
     "name": ("No", "1 to 63 characters"),
     "listen": ("8080", "has no port"),
+    "listen-mode": ("rw", "octal, 1 to 777"),
     "workers": ("0", "1 to 64"),
     "ready": ("soon", "one of auto, segue"),
     "start-timeout": ("30", "500ms, 30s"),

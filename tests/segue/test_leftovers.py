@@ -5,6 +5,7 @@ address or a client.
 import contextlib
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 
@@ -162,7 +163,8 @@ def test_a_successor_that_became_a_daemon_takes_no_client(supervise, folder):
     left = left_pids(pids)
     assert len(left) == 2
     eventually(lambda: alive(left), [])
-    assert {event["text"].split()[1] for event in service.log.find("leftover")} == set(map(str, left))
+    eventually(lambda: {event["text"].split()[1] for event in service.log.find("leftover")},
+               set(map(str, left)))
     assert {get(service.address).pid for _ in range(20)} == {worker["pid"]}
 
 
@@ -189,7 +191,7 @@ def test_what_a_worker_started_in_a_session_of_its_own_ends_with_it_and_with_no_
 def refused(supervise, *options, program=PYTHON, arguments=(), code=1, **more):
     """The sentence with which a service ends that did not start."""
     service = supervise(*options, program=program, json=False, wait=False, arguments=arguments, **more)
-    service.expected_exits = {0, 1, 3, code}
+    service.expected_exits = {0, 1, 3, -signal.SIGKILL, code}
     service.wait_end()
     (failed,) = service.log.find("failed")
     return service, failed["text"]
@@ -235,6 +237,7 @@ def test_a_worker_beside_which_no_other_can_be_probed_is_not_restarted(supervise
 ])
 def test_a_shell_is_blamed_only_where_it_wrapped_something(supervise, script, hint):
     service, text = refused(supervise, program=pathlib.Path("/bin/sh"), arguments=["-c", script])
+    assert not service.log.find("leftover")
     assert ("it is a wrapper, and LISTEN_PID is its own" in text) == hint, text
 
 
@@ -248,3 +251,25 @@ def test_readiness_from_a_session_of_its_own_is_not_heard_and_that_is_said_once(
     (warning,) = service.log.find("warning")
     eventually(lambda: alive([int(warning["text"].split()[1])]), [])
     assert "said READY=1 and is in the session of no worker" in warning["text"]
+
+
+# The path of a socket.
+
+
+@needs_root
+@pytest.mark.parametrize("mode", [None, "606", "0660"])
+def test_the_path_of_a_socket_is_the_workers_users_and_has_the_mode_that_is_said(supervise, folder, mode):
+    path = folder / "sock"
+    options = ["--listen-mode", mode] if mode else []
+    supervise("--user", "nobody", "--chdir", "/", *options, listen=[f"http=unix://{path}"], umask=0o27)
+    found = os.stat(path)
+    assert (found.st_uid, found.st_gid) == (NOBODY, NOBODY)
+    assert found.st_mode & 0o777 == (int(mode, 8) if mode else 0o750)
+    assert get(str(path)).status == 200
+
+
+@pytest.mark.parametrize("mode", ["9", "", "1777", "0", "rw"])
+def test_a_mode_that_is_none_is_refused(build, folder, mode):
+    done = subprocess.run([build.program("src/segue/segue"), "run", "--listen-mode", mode, "--", "true"],
+                          capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2 and "it has to be octal, 1 to 777" in done.stderr, done

@@ -129,7 +129,7 @@ UNIT_CASE(a_program_alone_is_a_configuration)
 UNIT_CASE(the_defaults_are_those_of_help)
 {
 	static const char *const words[] = { "none", "unchanged", "the user's", "the program's",
-		                             "by the name" };
+		                             "by the name", "by the umask" };
 	struct config *config = accepted("");
 	int compared = 0;
 
