@@ -128,8 +128,8 @@ UNIT_CASE(a_program_alone_is_a_configuration)
 /* What --help says in parentheses is what a configuration without the option has. */
 UNIT_CASE(the_defaults_are_those_of_help)
 {
-	static const char *const words[] = { "none", "unchanged", "the user's", "the program's",
-		                             "by the name", "by the umask" };
+	static const char *const words[] = { "none",          "unchanged",   "the user's",
+		                             "the program's", "by the name", "by the umask" };
 	struct config *config = accepted("");
 	int compared = 0;
 
