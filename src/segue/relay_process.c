@@ -45,6 +45,7 @@ struct source {
 	uint64_t key;
 	char tag[64];
 	pid_t pid;
+	int pidfd; /* of the worker, until the supervisor has reaped it; -1: none */
 	int64_t began_ms;
 	struct stream streams[2];
 	char tail[RELAY_TAIL_MAX];
@@ -306,6 +307,7 @@ static void add_source(struct process *process, const struct relay_message *mess
 		return;
 	}
 	source->key = message->key;
+	source->pidfd = -1;
 	source->began_ms = process->now_ms;
 	snprintf(source->tag, sizeof(source->tag), "%.63s", message->text);
 	for (int i = 0; i < 2; i++) {
@@ -332,6 +334,8 @@ static void hear_of(struct process *process, struct source *source,
 	switch (message->verb) {
 	case RELAY_PID:
 		source->pid = message->pid;
+		sg_fd_close(source->pidfd);
+		source->pidfd = sg_pidfd_open(message->pid);
 		break;
 	case RELAY_TAIL:
 		read_ahead(process, source);
@@ -339,7 +343,25 @@ static void hear_of(struct process *process, struct source *source,
 		break;
 	case RELAY_FORGET:
 		source->forget = true;
+		source->pidfd = sg_fd_close(source->pidfd);
 		break;
+	}
+}
+
+/*
+ * What a worker has left in its process group is killed when it ends: without the supervisor
+ * nobody else does. The death signal has reached the worker alone, which may be a wrapper
+ * around a server that would keep the address. The group has that number still where its
+ * first process is a zombie, or nobody else has the pid.
+ */
+static void end_orphans(struct process *process)
+{
+	for (struct source *s = process->first; s != NULL && process->control < 0; s = s->next) {
+		if (s->pidfd < 0 || sg_pidfd_dead(s->pidfd) == 0)
+			continue;
+		if (sg_pidfd_signal(s->pidfd, 0) == 0 || (kill(s->pid, 0) < 0 && errno == ESRCH))
+			(void)kill(-s->pid, SIGKILL);
+		s->pidfd = sg_fd_close(s->pidfd);
 	}
 }
 
@@ -397,9 +419,9 @@ static bool say_tail(struct process *process, struct source *source)
 
 static bool is_over(const struct source *source)
 {
-	return source->forget && !source->answer && source->streams[0].fd < 0 &&
-	       source->streams[1].fd < 0 && source->streams[0].len == 0 &&
-	       source->streams[1].len == 0;
+	return source->forget && !source->answer && source->pidfd < 0 &&
+	       source->streams[0].fd < 0 && source->streams[1].fd < 0 &&
+	       source->streams[0].len == 0 && source->streams[1].len == 0;
 }
 
 static void speak_to_supervisor(struct process *process)
@@ -428,6 +450,7 @@ static void read_to_close(struct process *process)
 			if (s->streams[i].len < BUFFER_MAX)
 				s->streams[i].fd = sg_fd_close(s->streams[i].fd);
 		s->forget = true;
+		s->pidfd = sg_fd_close(s->pidfd);
 		s->answer = false;
 	}
 }
@@ -481,14 +504,14 @@ static bool owes_words(const struct process *process)
 	return false;
 }
 
-/* Room for the supervisor, the outputs, and both streams of each source. */
+/* Room for the supervisor, the outputs, and both streams and the pidfd of each source. */
 static size_t fill_polls(struct process *process)
 {
 	size_t count = 3, at = 3;
 	struct pollfd *larger;
 
 	for (const struct source *s = process->first; s != NULL; s = s->next)
-		count += 2;
+		count += 3;
 	if (count > process->polls_room) {
 		larger = reallocarray(process->polls, count, sizeof(*larger));
 		if (larger == NULL)
@@ -504,12 +527,17 @@ static size_t fill_polls(struct process *process)
 			.fd = process->outputs[i].rest_len > 0 ? process->outputs[i].fd : -1,
 			.events = POLLOUT,
 		};
-	for (const struct source *s = process->first; s != NULL; s = s->next)
+	for (const struct source *s = process->first; s != NULL; s = s->next) {
 		for (int i = 0; i < 2; i++)
 			process->polls[at++] = (struct pollfd){
 				.fd = wants_reading(&s->streams[i]) ? s->streams[i].fd : -1,
 				.events = POLLIN,
 			};
+		process->polls[at++] = (struct pollfd){
+			.fd = process->control < 0 ? s->pidfd : -1,
+			.events = POLLIN,
+		};
+	}
 	return count;
 }
 
@@ -526,6 +554,7 @@ static void read_what_came(struct process *process)
 			if (poller->revents != 0)
 				read_stream(process, s, &s->streams[i]);
 		}
+		at++;
 	}
 }
 
@@ -541,6 +570,7 @@ static void wait_and_read(struct process *process)
 		if (process->outputs[i].rest_len > 0)
 			relay_output_flush(&process->outputs[i]);
 	listen_to_supervisor(process);
+	end_orphans(process);
 }
 
 static bool has_more_to_do(const struct process *process)

@@ -273,3 +273,23 @@ def test_a_mode_that_is_none_is_refused(build, folder, mode):
     done = subprocess.run([build.program("src/segue/segue"), "run", "--listen-mode", mode, "--", "true"],
                           capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 2 and "it has to be octal, 1 to 777" in done.stderr, done
+
+
+# Without a supervisor.
+
+
+@pytest.mark.parametrize("log", ["plain", "prefix"])
+def test_what_a_wrapper_runs_does_not_outlive_it_when_the_supervisor_is_killed(supervise, folder, log):
+    """The kernel's signal reaches the wrapper alone; the server below it would keep the address."""
+    pids = folder / "pids"
+    script = f"sleep 1000 & echo $! > {pids}; wait"
+    service = supervise("--ready", "delay:300ms", "--log", log, program=pathlib.Path("/bin/sh"), json=False,
+                        arguments=["-c", script])
+    (left,) = left_pids(pids)
+    address = service.address
+    service.sessions()
+    service.expected_exits = {0, -signal.SIGKILL, -signal.SIGTERM}
+    service.first.send(signal.SIGKILL)
+    service.wait_end()
+    assert alive([left]) == []
+    socket.create_server(address).close()
