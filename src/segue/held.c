@@ -123,7 +123,8 @@ static int bind_fresh(struct service *service, const struct sg_address *address,
 {
 	const struct sg_identity *as = service->terms->as;
 	const char *mode = service->config->listen_mode;
-	struct sg_bind_options bind = { .mode = mode != NULL ? strtoul(mode, NULL, 8) : 0 };
+	struct sg_bind_options bind = { .mode = mode != NULL ? (unsigned int)strtoul(mode, NULL, 8)
+		                                             : 0 };
 	char owner[24], group[24];
 
 	if (as != NULL) {
