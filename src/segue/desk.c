@@ -249,6 +249,34 @@ void desk_taken_back(struct service *service, uint64_t failed, uint64_t back, co
 	}
 }
 
+/* It serves, and nobody drains whom it took over from. */
+static void end_without_predecessor(struct service *service, const struct generation *successor)
+{
+	struct waiter *next;
+	char message[100];
+
+	snprintf(message, sizeof(message), "generation %llu serves",
+	         (unsigned long long)successor->number);
+	for (struct waiter *waiter = service->waiters; waiter != NULL; waiter = next) {
+		json_t *end;
+
+		next = waiter->next;
+		if (waiter->kind != WAITS_FOR_UPGRADE || waiter->predecessor != 0 ||
+		    waiter->generation != successor->number)
+			continue;
+		end = upgrade_end(waiter, "upgraded");
+		json_object_set_new(end, "cut", json_integer(0));
+		control_end(release(service, waiter), EXIT_DONE, message, end);
+	}
+}
+
+void desk_serving(struct service *service, const struct generation *successor)
+{
+	desk_event(service, "serving", successor, NULL, NULL);
+	desk_draining(service, true);
+	end_without_predecessor(service, successor);
+}
+
 /* The predecessor of an upgrade has gone: that is its end. */
 void desk_generation_gone(struct service *service, const struct generation *generation)
 {
@@ -306,12 +334,20 @@ void desk_worker_replaced(struct service *service, const struct worker *worker, 
 
 void desk_leave(struct service *service)
 {
+	char message[200] = "the service has stopped";
+
+	if (service->cut > 0 || service->killed > 0)
+		snprintf(message, sizeof(message),
+		         "the service has stopped; %llu of its connections were cut and %u of its "
+		         "workers killed (see --drain-timeout and --kill-timeout)",
+		         (unsigned long long)service->cut, service->killed);
 	while (service->waiters != NULL) {
 		bool stop = service->waiters->kind == WAITS_FOR_STOP;
 
 		control_end(release(service, service->waiters), stop ? EXIT_DONE : EXIT_LOST,
-		            stop ? "the service has stopped" : "the service was stopped",
-		            json_pack("{ss}", "outcome", stop ? "stopped" : "lost"));
+		            stop ? message : "the service was stopped",
+		            json_pack("{sssI}", "outcome", stop ? "stopped" : "lost", "cut",
+		                      (json_int_t)service->cut));
 	}
 }
 
@@ -347,7 +383,11 @@ static void verb_upgrade(void *ctx, struct control_client *client, char **argv, 
 		if (waiter == NULL)
 			return;
 		waiter->generation = service->last_number + 1;
-		waiter->predecessor = service->serving != NULL ? service->serving->number : 0;
+		/* In a crash loop none serves, and none is waited for. */
+		waiter->predecessor =
+			service->serving != NULL && generation_alive(service->serving) > 0
+				? service->serving->number
+				: 0;
 	}
 	r = service_upgrade(service, argv, 0, reason, sizeof(reason));
 	if (r < 0) {
@@ -369,7 +409,11 @@ static void verb_stop(void *ctx, struct control_client *client, bool now)
 	if (waiter == NULL)
 		return;
 	waiter->generation = service->serving != NULL ? service->serving->number : 0;
-	service_post(service, now ? SERVICE_EVENT_STOP_NOW : SERVICE_EVENT_STOP);
+	/* Asked for again, the same is waited for; only 'now' makes it shorter. */
+	if (now)
+		service_post(service, SERVICE_EVENT_STOP_NOW);
+	else if (service->state != SERVICE_STOPPING && service->state != SERVICE_ENDING)
+		service_post(service, SERVICE_EVENT_STOP);
 	service_look_whether_empty(service);
 }
 

@@ -197,7 +197,7 @@ static int find_only(char *ret_path, const struct search *search, const char *fo
 		return refuse(EXIT_NO_SERVICE, reason, "no service runs (looked in %s)%s", folder,
 		              whose());
 	if (search->count > 1)
-		return refuse(EXIT_NO_SERVICE, reason, "%u services run: %s; name one of them",
+		return refuse(EXIT_USAGE, reason, "%u services run: %s; name one of them",
 		              search->count, search->names);
 	strcpy(ret_path, search->path);
 	return 0;

@@ -23,7 +23,7 @@
 #define AGAIN_MS  50   /* until there may be room */
 #define END_MS    1000 /* for a reader that is slow, when the supervisor ends */
 
-static const char *service_name = "segue", *file_path;
+static char *service_name, *file_path; /* copies: the log outlives every configuration */
 static bool as_json;
 static int log_fd = STDERR_FILENO;
 static struct relay_output output = { .fd = STDERR_FILENO };
@@ -35,9 +35,9 @@ static bool has_timer;
 
 int log_open(const char *service, bool json, const char *path)
 {
-	service_name = service;
+	service_name = strdup(service);
 	as_json = json;
-	file_path = path;
+	file_path = path != NULL ? strdup(path) : NULL;
 	if (path != NULL)
 		return log_reopen();
 	relay_output_init(&output, log_fd);

@@ -45,11 +45,16 @@ int paths_folder(char *ret_path, size_t size)
 	return folder ? put(ret_path, size, folder, "/segue") : -ENOENT;
 }
 
-/* The mode is final from the start, whatever the umask. */
+/* The mode is final from the start, whatever the umask. Workers of root's supervisor may be
+ * another user's, and have to reach their notification socket. */
 static int make(const char *path)
 {
 	mode_t before = umask(0);
-	int r = mkdir(path, strcmp(path, ROOT_FOLDER) == 0 ? 0755 : 0700) < 0 ? -errno : 0;
+	int r = mkdir(path, strcmp(path, ROOT_FOLDER) == 0 ? 0755
+	                    : geteuid() == 0               ? 0711
+	                                                   : 0700) < 0
+	                ? -errno
+	                : 0;
 
 	umask(before);
 	return r == -EEXIST ? 0 : r;

@@ -191,9 +191,8 @@ static void retire(struct service *service)
 	                  (json_int_t)successor->slots_len),
 	        "%s", text);
 	snprintf(service->upgrade.reason, sizeof(service->upgrade.reason), "%s", text);
-	ended(service, "upgraded");
-	desk_event(service, "serving", successor, NULL, NULL);
-	desk_draining(service, true);
+	ended(service, predecessor != NULL ? "upgraded" : NULL);
+	desk_serving(service, successor);
 	say_serving(service);
 	if (predecessor != NULL)
 		service_generation_gone(service, predecessor);
@@ -305,7 +304,8 @@ static void stop(struct service *service, bool now)
 		}
 		answer_asker(service, 2, service->upgrade.reason);
 		ended(service, "failed");
-		desk_upgrade_ended(service, EXIT_LOST, "lost", "the service stops");
+		desk_upgrade_ended(service, EXIT_LOST, "lost",
+		                   "the upgrade was given up: the service is being stopped");
 	}
 	for (struct generation *g = service->generations; g != NULL; g = g->next)
 		generation_stop(g, event);

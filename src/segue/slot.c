@@ -225,6 +225,10 @@ static void gone(struct worker *worker)
 		/* What it had open, as far as it had told. */
 		generation->cut += worker->counts ? worker->connections : 0;
 	}
+	if (service->stop_asked) {
+		service->cut += worker->cut;
+		service->killed += worker->killed && worker->was_committed;
+	}
 	relay_forget(service->relay, worker->key);
 	if (slot->replacement == worker) {
 		slot->replacement = NULL;

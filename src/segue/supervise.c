@@ -308,6 +308,9 @@ static int set_up(struct run *run)
 		r = terms_new_take(&service->terms, run->config, &service->origin, reason,
 		                   REASON_MAX);
 		run->config = NULL;
+		/* A user that is not there is as wrong as an option. */
+		if (r == -EINVAL || r == -EPERM)
+			service->exit_code = EXIT_USAGE;
 	}
 	if (r == 0)
 		service->first = terms_ref(service->upgrade.terms = terms_ref(service->terms));
@@ -416,7 +419,8 @@ int command_run(int argc, char **argv)
 		r = set_up(&run);
 	if (r < 0) {
 		log_say("failed", NULL, "%s", run.reason[0] != '\0' ? run.reason : strerror(-r));
-		run.service.exit_code = EXIT_FAILED;
+		if (run.service.exit_code == 0)
+			run.service.exit_code = EXIT_FAILED;
 	} else {
 		begin(&run.service);
 		if (run.service.state != SERVICE_GONE)

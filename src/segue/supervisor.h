@@ -212,6 +212,8 @@ struct service {
 	bool pidfile_held;
 	int null_fd, self_pidfd;
 	int exit_code;
+	uint64_t cut;        /* at the stop: connections closed by force, */
+	unsigned int killed; /* and workers */
 	bool stop_asked;
 	int64_t drain_told_ms;
 	uv_timer_t beat; /* "draining" to those who wait, ten times a second at most */
@@ -380,6 +382,7 @@ void desk_event(struct service *service, const char *event, const struct generat
 void desk_draining(struct service *service, bool at_once);
 void desk_upgrade_ended(struct service *service, enum control_exit code, const char *outcome,
                         const char *message);
+void desk_serving(struct service *service, const struct generation *successor);
 void desk_taken_back(struct service *service, uint64_t failed, uint64_t back, const char *message);
 void desk_generation_gone(struct service *service, const struct generation *generation);
 void desk_worker_replaced(struct service *service, const struct worker *worker, bool well,

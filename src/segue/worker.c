@@ -422,6 +422,10 @@ static void exec_look(struct worker *worker)
 	worker->process.exec_fd = sg_fd_close(worker->process.exec_fd);
 	if (r < 0) {
 		sg_spawn_error_text(&error, text, sizeof(text));
+		if (r == -ENOENT && error.step == SG_SPAWN_EXECUTE &&
+		    strchr(worker->slot->generation->argv[0], '/') == NULL)
+			worker_failed(worker, "there is no program '%s' in PATH; write its path",
+			              worker->slot->generation->argv[0]);
 		worker_failed(worker, "%s", text);
 		return; /* its death follows */
 	}

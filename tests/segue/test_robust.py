@@ -42,7 +42,7 @@ class Bare:
                               stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30)
 
     def wait_serving(self):
-        eventually(lambda: '"outcome":"upgraded"' in self.call("status", "--json").stdout, True, 10)
+        eventually(lambda: '"state":"serving"' in self.call("status", "--json").stdout, True, 10)
 
     def close(self):
         for child in processes.children(self.pid):

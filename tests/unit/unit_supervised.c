@@ -715,7 +715,7 @@ UNIT_CASE(the_state_comes_from_the_generation_that_serves_and_not_from_one_that_
 	ends(&three, 0);
 }
 
-UNIT_CASE(a_retired_worker_without_a_successor_closes_what_is_idle_and_finishes_the_rest)
+UNIT_CASE(a_retired_worker_without_a_successor_ends_each_connection_with_its_next_answer)
 {
 	struct worker one;
 	int idle, busy;
@@ -724,10 +724,12 @@ UNIT_CASE(a_retired_worker_without_a_successor_closes_what_is_idle_and_finishes_
 	idle = client(one.up[0].fd, 1);
 	busy = busy_client(one.up[0].fd, 1);
 	retire(&one, 60000);
-	closed(idle);
 	send_text(busy, "hi");
 	response(busy);
+	CHECK_INT(generation_of(get(busy, "/")), 1);
 	closed(busy);
+	CHECK_INT(generation_of(get(idle, "/")), 1);
+	closed(idle);
 	ends(&one, 0);
 }
 
@@ -786,13 +788,15 @@ UNIT_CASE(a_worker_serves_again_when_it_is_told)
 	busy = busy_client(one.up[0].fd, 1);
 	fresh = client(one.up[0].fd, 1);
 	retire(&one, SG_WIRE_FOREVER);
-	closed(fresh);
+	line_with(&one, "\"event\":\"drain\"");
 	say_type(&one, SG_MESSAGE_RESUME);
 	line_with(&one, "\"event\":\"resume\"");
 	send_text(busy, "hi");
 	response(busy);
 	CHECK_INT(generation_of(get(busy, "/")), 1);
+	CHECK_INT(generation_of(get(fresh, "/")), 1);
 	close(busy);
+	close(fresh);
 	close(client(one.up[0].fd, 1));
 	stop(&one, false);
 	ends(&one, 0);
