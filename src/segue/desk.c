@@ -217,15 +217,38 @@ static void describe_drain(const struct waiter *waiter, const struct generation 
 	                   (unsigned long long)generation->number);
 
 	if (generation->cut > 0)
-		len += snprintf(text + len, size - (size_t)len,
-		                ", and %llu of its connections %s cut (see --drain-timeout)",
-		                (unsigned long long)generation->cut,
-		                generation->cut == 1 ? "was" : "were");
+		len += snprintf(
+			text + len, size - (size_t)len, ", and %llu of its connections %s cut (%s)",
+			(unsigned long long)generation->cut, generation->cut == 1 ? "was" : "were",
+			generation->cut_why != NULL ? generation->cut_why : "see --drain-timeout");
 	if (generation->killed > 0)
 		snprintf(text + len, size - (size_t)len,
 		         "; %u of its workers did not end and %s killed, with what %s had open",
 		         generation->killed, generation->killed == 1 ? "was" : "were",
 		         generation->killed == 1 ? "it" : "they");
+}
+
+void desk_cut(struct worker *worker, enum worker_event event)
+{
+	struct generation *generation = worker->slot->generation;
+	struct service *service = generation->service;
+	struct waiter *next;
+
+	generation->cut_why = event == WORKER_EVENT_CUT        ? "by 'segue cut'"
+	                      : event == WORKER_EVENT_DEADLINE ? "at the deadline, see "
+	                                                         "--drain-timeout"
+	                                                       : "the service was stopped at once";
+	for (struct waiter *waiter = service->waiters; waiter != NULL; waiter = next) {
+		json_t *line;
+
+		next = waiter->next;
+		if (waiter->kind != WAITS_FOR_UPGRADE || waiter->predecessor != generation->number)
+			continue;
+		line = event_for(waiter, "cut");
+		json_object_update_new(line, json_pack("{sIss}", "cut", (json_int_t)generation->cut,
+		                                       "text", generation->cut_why));
+		control_event(waiter->client, line);
+	}
 }
 
 /* Who waits for the one that failed is told; who waits for its successor takes over from

@@ -326,6 +326,10 @@ static void on_cut(struct display *display, const json_t *event)
 {
 	int64_t cut = view_number(event, "cut", 0);
 
+	if (cut == 0) {
+		say(display, MARK_BAD, "what is left is cut: %s", text_of(event));
+		return;
+	}
 	say(display, MARK_BAD, "%" PRId64 " connection%s cut: %s", cut,
 	    cut == 1 ? " was" : "s were", text_of(event));
 }

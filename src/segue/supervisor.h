@@ -125,6 +125,7 @@ struct generation {
 	bool tells_wanted;               /* a worker that speaks to its channel has said READY */
 	uint64_t cut;                    /* of workers that are gone */
 	unsigned int killed;             /* workers whose drain ended so */
+	const char *cut_why;             /* a clause: who ended its drain; NULL: nobody */
 	bool drained_known;              /* somebody told: */
 	uint64_t drained_from;           /* connections when the drain began */
 	char output[RELAY_TAIL_MAX + 1]; /* the last lines of the worker that failed */
@@ -383,6 +384,8 @@ void desk_draining(struct service *service, bool at_once);
 void desk_upgrade_ended(struct service *service, enum control_exit code, const char *outcome,
                         const char *message);
 void desk_serving(struct service *service, const struct generation *successor);
+/* The drain of a worker is ended by force, and why. */
+void desk_cut(struct worker *worker, enum worker_event event);
 void desk_taken_back(struct service *service, uint64_t failed, uint64_t back, const char *message);
 void desk_generation_gone(struct service *service, const struct generation *generation);
 void desk_worker_replaced(struct service *service, const struct worker *worker, bool well,

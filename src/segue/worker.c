@@ -297,6 +297,7 @@ static void act(struct worker *worker, enum worker_action action, enum worker_ev
 		abandon(worker, event);
 		break;
 	case WORKER_ACTION_CUT:
+		desk_cut(worker, event);
 		cut(worker);
 		break;
 	case WORKER_ACTION_KILL:
