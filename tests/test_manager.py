@@ -354,8 +354,7 @@ def test_the_predecessor_waits_for_the_barrier(notified):
         assert not first.ended and not one.log.find("gone", pid=first.pid)
         notify.release_barriers()
         assert one.service.wait_exit(first.pid) == 0
-        gone = one.log.find("state", pid=first.pid, to="gone")
-        assert [event["reason"] for event in gone] == ["settled"]
+        assert one.log.wait_for("state", pid=first.pid, to="gone")["reason"] == "settled"
 
 
 def test_the_service_taken_back_is_announced(notified, folder):

@@ -7,6 +7,8 @@ import struct
 
 import pytest
 
+from functional import eventually
+from harness import processes
 from harness.http import Closed, Connection, request
 
 pytestmark = pytest.mark.threads
@@ -257,9 +259,13 @@ def test_the_pool_refuses_with_503_when_its_queue_is_full_and_the_loop_serves_on
     service = server("--threads", "1")
     fifo = folder / "fifo"
     os.mkfifo(fifo)
+    writer = os.open(fifo, os.O_RDWR)
     waiting = [Connection(service.address) for _ in range(4)]  # 2 threads, 2 in the queue.
     try:
-        for connection in waiting:
+        for place, connection in enumerate(waiting):
+            if place == 2:  # The queue is empty when both threads wait for the FIFO.
+                eventually(lambda: list(processes.descriptors(service.pid).values())
+                           .count(str(fifo)), 2)
             connection.send(request("GET", f"/block?fifo={fifo}"))
             with Connection(service.address) as other:  # Its answer proves that ours was read.
                 assert other.get("/status").status == 200
@@ -268,7 +274,6 @@ def test_the_pool_refuses_with_503_when_its_queue_is_full_and_the_loop_serves_on
             assert refused.status == 503 and refused.header("Retry-After") == "1"
             assert connection.get("/status").status == 200
     finally:
-        writer = os.open(fifo, os.O_RDWR)
         os.write(writer, b"x" * 16)
         for connection in waiting:
             assert connection.response().body == b"unblocked\n"

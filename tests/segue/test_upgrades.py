@@ -140,7 +140,8 @@ def upgrades_over_generations_that_drain(service, load, count):
     """Each request of one more load waits longer than some upgrades take, so that several older
     generations drain still when the next upgrade is asked for."""
     pid = service.pid
-    slow = service.url + "?delay=500ms"
+    # Few upgrades may be slow ones; of many, sixteen at most drain at once.
+    slow = service.url + ("?delay=3s" if count <= 12 else "?delay=500ms")
     waiting = load("--keepalive", 12, "--post", 4, "--new", 2, *COUNTED, slow).wait_running()
     running = load(*SHAPES, *COUNTED, service).wait_running()
     draining = 0

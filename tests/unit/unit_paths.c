@@ -127,7 +127,8 @@ UNIT_CASE(the_folder_is_made_private)
 	CHECK_INT(umask(022), 0777);
 	CHECK_STRING(path, inner);
 	MUST(stat(path, &info));
-	CHECK_INT(info.st_mode & 07777, 0700);
+	/* Workers of root's supervisor may be another user's: they pass, and see nothing. */
+	CHECK_INT(info.st_mode & 07777, geteuid() == 0 ? 0711 : 0700);
 	/* Again: it is there. */
 	CHECK_INT(paths_make_folder(path, sizeof(path), reason, sizeof(reason)), 0);
 	end();
