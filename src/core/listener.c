@@ -165,8 +165,30 @@ static int group_id(const char *text, gid_t *ret_gid)
 	return *text != '\0' && *end == '\0' ? 0 : -ESRCH;
 }
 
-static int chown_path(const struct sg_address *address, const struct sg_bind_options *options,
-                      char *reason, size_t reason_size)
+/* The folder may be another user's, who puts another file there: what is changed is the socket. */
+static int open_path(const char *path)
+{
+	int fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	struct stat info;
+
+	if (fd < 0)
+		return -errno;
+	if (fstat(fd, &info) == 0 && S_ISSOCK(info.st_mode) && info.st_nlink == 1)
+		return fd;
+	sg_fd_close(fd);
+	return -EEXIST;
+}
+
+static int chmod_path(int path_fd, unsigned int mode)
+{
+	char path[40];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", path_fd);
+	return chmod(path, mode & 07777) < 0 ? -errno : 0;
+}
+
+static int chown_path(int path_fd, const struct sg_address *address,
+                      const struct sg_bind_options *options, char *reason, size_t reason_size)
 {
 	uid_t uid = (uid_t)-1;
 	gid_t gid = (gid_t)-1;
@@ -181,9 +203,23 @@ static int chown_path(const struct sg_address *address, const struct sg_bind_opt
 	}
 	if (uid == (uid_t)-1 && gid == (gid_t)-1)
 		return 0;
-	return lchown(address->path, uid, gid) < 0
+	return fchownat(path_fd, "", uid, gid, AT_EMPTY_PATH) < 0
 	               ? say(reason, reason_size, address, "chown", errno)
 	               : 0;
+}
+
+static int give_path(const struct sg_address *address, const struct sg_bind_options *options,
+                     char *reason, size_t reason_size)
+{
+	SG_CLEANUP(sg_fd_cleanup) int path_fd = open_path(address->path);
+	int r = path_fd;
+
+	/* The path was born with this mode less the umask, which belongs to the whole process. */
+	if (path_fd >= 0)
+		r = options->mode != 0 ? chmod_path(path_fd, options->mode) : 0;
+	if (r < 0)
+		return say(reason, reason_size, address, "chmod", -r);
+	return chown_path(path_fd, address, options, reason, reason_size);
 }
 
 static int prepare(int fd, const struct sg_address *address, int family,
@@ -239,12 +275,9 @@ static int bind_and_listen(int fd, const struct sg_address *address, const struc
 	}
 	if (r < 0)
 		return say(reason, reason_size, address, "bind", -r);
-	/* The path was born with this mode less the umask, which belongs to the whole process. */
-	if (address->kind == SG_ADDRESS_UNIX && options->mode != 0 &&
-	    chmod(address->path, options->mode & 07777) < 0)
-		return say(reason, reason_size, address, "chmod", errno);
-	if (address->kind == SG_ADDRESS_UNIX) {
-		r = chown_path(address, options, reason, reason_size);
+	if (address->kind == SG_ADDRESS_UNIX &&
+	    (options->mode != 0 || options->owner != NULL || options->group != NULL)) {
+		r = give_path(address, options, reason, reason_size);
 		if (r < 0)
 			return r;
 	}

@@ -340,7 +340,8 @@ void desk_worker_replaced(struct service *service, const struct worker *worker, 
 		char message[REASON_MAX + 100];
 
 		next = waiter->next;
-		if (waiter->kind != WAITS_FOR_WORKER || waiter->worker != worker->slot->index)
+		if (waiter->kind != WAITS_FOR_WORKER || waiter->worker != worker->slot->index ||
+		    waiter->generation != worker->slot->generation->number)
 			continue;
 		if (well)
 			snprintf(message, sizeof(message), "worker %u is now pid %ld",

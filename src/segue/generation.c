@@ -317,6 +317,9 @@ void generation_retire(struct generation *generation)
 	generation->retired = true;
 	generation->since_ms = sg_now_ms();
 	generation->since = time(NULL);
+	/* What a worker that was replaced had cut is not of this drain. */
+	generation->cut = generation->killed = 0;
+	generation->cut_why = NULL;
 	generation->drained_known = false;
 	generation->drained_from = 0;
 	generation_counted(generation);
@@ -354,7 +357,7 @@ bool generation_resumable(const struct generation *generation)
 		const struct worker *worker = generation->slots[i].worker;
 
 		if (worker_lives(worker) && worker->state == WORKER_DRAINING &&
-		    link_greeted(worker->link))
+		    link_speaks(worker->link))
 			return true;
 	}
 	return false;
@@ -368,7 +371,7 @@ void generation_resume(struct generation *generation)
 	for (unsigned int i = 0; i < generation->slots_len; i++) {
 		struct slot *slot = &generation->slots[i];
 
-		if (worker_lives(slot->worker) && link_greeted(slot->worker->link))
+		if (worker_lives(slot->worker) && link_speaks(slot->worker->link))
 			worker_post(slot->worker, WORKER_EVENT_RESUME);
 		else if (slot->worker == NULL)
 			slot_restart_after(slot, 0);

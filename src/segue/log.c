@@ -147,6 +147,8 @@ static void push(void)
 
 		if (queue_len == 0)
 			add_lost();
+		if (queue_len == 0)
+			return;
 		len = (size_t)((char *)memchr(queue, '\n', queue_len) - queue) + 1;
 		relay_output_write(&output, queue, len);
 		queue_len -= len;

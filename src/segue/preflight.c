@@ -66,6 +66,9 @@ static void blame(struct service *service, int r, const struct sg_exec_error *re
 	else if (r == 2)
 		service_failed(service, "the preflight command was killed by signal %d (%s)",
 		               WTERMSIG(status), service->upgrade.terms->config->preflight);
+	else if (r == 1)
+		service_failed(service, "the preflight command was killed (%s)",
+		               service->upgrade.terms->config->preflight);
 	else
 		service_failed(service, "the preflight command could not be run: %s", text);
 	service_post(service, SERVICE_EVENT_FAILED);
@@ -108,6 +111,9 @@ static void ended(uv_poll_t *poll, int status, int events)
 		return;
 	}
 	(void)uv_poll_stop(poll);
+	/* Its witness is reaped while the last lines are waited for: its group goes now. */
+	if (sg_pidfd_signal(preflight->process.pidfd, SIGKILL) == 0)
+		(void)kill(-preflight->process.pid, SIGKILL);
 	preflight->users++;
 	relay_tail(service->relay, preflight->key, tail_read, preflight);
 }

@@ -282,7 +282,8 @@ static void resume(struct service *service)
 		snprintf(service->upgrade.reason, sizeof(service->upgrade.reason), "%.*s",
 		         REASON_MAX - 1, message);
 	}
-	say_serving(service);
+	if (!service->upgrade.running)
+		say_serving(service);
 }
 
 static void stop(struct service *service, bool now)

@@ -233,6 +233,12 @@ static void gone(struct worker *worker)
 	if (slot->replacement == worker) {
 		slot->replacement = NULL;
 		desk_worker_replaced(service, worker, false, worker->reason);
+	} else if (slot->worker == worker && worker_lives(slot->leaving) &&
+	           slot->leaving->state == WORKER_SERVING) {
+		/* It did not come to serve: the one that it was to replace accepts as before. */
+		slot->worker = slot->leaving;
+		slot->leaving = NULL;
+		desk_worker_replaced(service, worker, false, worker->reason);
 	} else if (slot->leaving == worker) {
 		slot->leaving = NULL;
 		desk_worker_replaced(service, slot->worker != NULL ? slot->worker : worker, true,
