@@ -611,6 +611,8 @@ int ready_begin(struct ready *ready, const struct ready_target *target, ready_do
 		               ? -ENOMEM
 		               : 0;
 	case CONFIG_READY_DELAY:
+		/* From now, not from when the loop last looked. */
+		uv_update_time(ready->loop);
 		return uv_timer_start(&ready->timer, on_timer, (uint64_t)ready->delay_ms, 0);
 	case CONFIG_READY_EXEC:
 	case CONFIG_READY_HTTP:

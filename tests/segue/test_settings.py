@@ -69,7 +69,9 @@ def test_a_new_command_line_goes_on_until_the_file_has_another(configured, build
 ], ids=["listen", "pid-file", "log", "wrong"])
 def test_what_cannot_change_refuses_the_upgrade_and_is_named(configured, change, word):
     service = configured()
-    service.write(*change.pop("lines", []), **change)
+    # The parameters are those of the next build, too.
+    rest = {name: value for name, value in change.items() if name != "lines"}
+    service.write(*change.get("lines", []), **rest)
     answer = service.ask("upgrade")
     assert answer.code == 3 and word in answer.message, answer
     assert http.get(service.address).generation == 1
