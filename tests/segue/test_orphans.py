@@ -97,6 +97,8 @@ def test_orphans_that_serve_end_an_upgrade_that_was_committed(run, folder):
         for worker in range(2):
             one.worker("committed", generation=2, worker=worker)
         second = [event["pid"] for event in one.log.find("worker", generation=2, to="committed")]
+        # What it has logged it has also said when it answers.
+        one.service.status()
         kill_supervisor(one.service)
         for _ in range(2):
             let()
