@@ -29,7 +29,6 @@ struct link {
 	uv_poll_t poll;
 	int events;
 	bool greeted;
-	bool leaves;   /* has said that it is GONE */
 	bool ended;    /* the descriptor is closed, the handle is being closed */
 	bool closed;   /* the handle is */
 	bool released; /* by the worker: freed as soon as the handle is closed */
@@ -230,7 +229,6 @@ static void message(struct link *link, struct sg_message *m, int *fds, size_t fd
 		worker->connections = m->connections;
 		worker->cut = m->cut;
 		generation_counted(worker->slot->generation);
-		link->leaves = m->state == SG_STATE_GONE;
 		if (m->state == SG_STATE_PROBATION || m->state == SG_STATE_SERVING)
 			worker_post(worker, WORKER_EVENT_SERVES);
 		desk_draining(service, false);
@@ -274,8 +272,7 @@ static bool is_dying(const struct worker *worker)
 
 /*
  * A program that does not know the channel may close it; one that does and lives on could not be
- * told to drain. The death of one that dies has a better reason, and comes by itself; so does
- * that of one that has said that it leaves.
+ * told to drain. The death of one that dies has a better reason, and comes by itself.
  */
 static void closed(struct link *link)
 {
