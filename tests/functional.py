@@ -4,8 +4,10 @@ can be changed between generations, and clients that count every request while s
 
 import contextlib
 import os
+import random
 import select
 import signal
+import socket
 import threading
 
 from harness import processes
@@ -94,6 +96,19 @@ def eventually(question, expected, deadline=None):
             raise AssertionError(f"{answer}\nis not\n{expected}")
         # The kernel has no descriptor for such a question.
         select.select([], [], [], 0.005)
+
+
+def free_port(family=socket.AF_INET, host="127.0.0.1"):
+    """A port that nobody has now. No other test takes it before it is bound: where tests run side by
+    side each process has a range of its own, below the ports that the kernel gives away."""
+    first = 12000 + 1000 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 20)
+    for port in random.sample(range(first, first + 1000), 1000):
+        try:
+            with socket.create_server((host, port), family=family):
+                return port
+        except OSError:
+            pass
+    raise AssertionError(f"no port from {first} on is free")
 
 
 class Clients:

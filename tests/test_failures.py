@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from functional import Subject, asking, copy, eventually, gate, held, unharmed
+from functional import Subject, asking, copy, eventually, free_port, gate, held, unharmed
 from harness import processes
 from harness.builds import put_program
 from harness.http import Connection
@@ -348,8 +348,7 @@ def test_a_taken_port_of_an_additional_listener_is_named(subject):
 
 def test_an_overlapping_address_is_named(subject, folder):
     """A port of our own choice, so that the configured address and 0.0.0.0 overlap."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     address = f"tcp://127.0.0.1:{port}"
     one = subject(listen=[address])
     with unharmed(one):
@@ -361,8 +360,7 @@ def test_an_overlapping_address_is_named(subject, folder):
 
 
 def test_an_address_that_overlaps_the_predecessors_is_named(subject, folder):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     address = f"tcp://127.0.0.1:{port}"
     one = subject(listen=[], config=["--listen", address])
     with unharmed_with(one, ["--listen", address]):

@@ -10,7 +10,7 @@ import stat
 
 import pytest
 
-from functional import Subject, asking, eventually, gate
+from functional import Subject, asking, eventually, free_port, gate
 from harness import processes
 from harness.http import Closed, Connection
 
@@ -40,11 +40,6 @@ def inode(port):
     found = [row[9] for row in rows if row[1] == f"0100007F:{port:04X}" and row[3] == "0A"]
     assert len(found) == 1
     return found[0]
-
-
-def free_port(family=socket.AF_INET, host="127.0.0.1"):
-    with socket.create_server((host, 0), family=family) as probe:
-        return probe.getsockname()[1]
 
 
 def ask(address):

@@ -302,6 +302,7 @@ void generation_worker_serves(struct worker *worker)
 	if (slot->leaving != NULL && slot->leaving->state == WORKER_SERVING)
 		worker_post(slot->leaving, WORKER_EVENT_RETIRE);
 	generation_look(slot->generation);
+	service_look_whether_confirmed(slot->generation->service);
 }
 
 void generation_commit(struct generation *generation)

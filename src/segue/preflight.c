@@ -106,7 +106,7 @@ static void ended(uv_poll_t *poll, int status, int events)
 		return;
 	if (preflight->result == 2 && preflight->report.status == 0) {
 		preflight_end(service);
-		service_post(service, SERVICE_EVENT_CHECKED);
+		service_checked(service);
 		service_look_whether_empty(service);
 		return;
 	}

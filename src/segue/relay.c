@@ -21,7 +21,8 @@
 #include <unistd.h>
 
 #define TAIL_MS   1000
-#define CLOSE_MS  1000
+#define CLOSE_MS  10000 /* the process gives up an output that takes nothing much earlier */
+#define KILL_MS   1000
 #define REVIVE_MS 1000 /* before another, where the last did not live so long */
 #define AGAIN_MS  100  /* where a message could not be sent for want of something else than room */
 
@@ -560,7 +561,7 @@ static void end_process(struct relay *relay)
 	if (n <= 0) {
 		(void)sg_pidfd_signal(relay->pidfd, SIGKILL);
 		/* On a disk that does not answer not even that ends it. */
-		deadline_ms = sg_now_ms() + CLOSE_MS;
+		deadline_ms = sg_now_ms() + KILL_MS;
 		while (poll(&poller, 1, until(deadline_ms)) < 0 && errno == EINTR)
 			;
 	}

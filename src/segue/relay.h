@@ -49,8 +49,8 @@ void relay_reopen(struct relay *relay);
 bool relay_is(const struct relay *relay, pid_t pid);
 void relay_died(struct relay *relay);
 
-/* Lets what is in the pipes out, then ends the process; waits a second at most, blocking. Who
- * still waits for a tail is called back with "". */
+/* Lets what is in the pipes out, then ends the process, blocking: until the outputs have taken
+ * nothing for a second, or after ten. Who still waits for a tail is called back with "". */
 void relay_close(struct relay *relay);
 
 #endif

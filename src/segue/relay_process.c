@@ -30,6 +30,7 @@
 #define PREFIX_MAX     96
 #define PARTIAL_MS     250  /* so long half a line is waited for, without prefixes */
 #define PID_MS         1000 /* so long the pid is waited for, with them */
+#define STALLED_MS     1000 /* at the end: so long for an output that takes nothing */
 
 struct stream {
 	int fd; /* -1: ended */
@@ -61,6 +62,7 @@ struct process {
 	const char *log_file;
 	int log_fd;
 	bool closing;
+	int64_t moved_ms; /* since it closes: when an output has last taken something */
 	bool one_output;
 	struct relay_output outputs[2];
 	struct source *first;
@@ -240,6 +242,8 @@ static void write_what_is_there(struct process *process)
 		for (struct source *s = process->first; s != NULL; s = s->next)
 			for (int i = 0; i < 2; i++)
 				wrote |= write_once(process, s, &s->streams[i]);
+		if (wrote)
+			process->moved_ms = process->now_ms;
 	} while (wrote);
 }
 
@@ -372,6 +376,12 @@ static void supervisor_is_gone(struct process *process)
 		s->forget = true;
 }
 
+static void begin_to_close(struct process *process)
+{
+	process->closing = true;
+	process->moved_ms = process->now_ms;
+}
+
 static void listen_to_supervisor(struct process *process)
 {
 	struct relay_message message;
@@ -389,7 +399,7 @@ static void listen_to_supervisor(struct process *process)
 		else if (message.verb == RELAY_REOPEN)
 			reopen(process);
 		else if (message.verb == RELAY_CLOSE)
-			process->closing = true;
+			begin_to_close(process);
 		else if ((source = find_source(process, message.key)) != NULL)
 			hear_of(process, source, &message);
 	}
@@ -484,7 +494,7 @@ static int64_t held_until(const struct process *process, const struct source *so
 
 static int timeout_of(const struct process *process)
 {
-	int64_t until = -1, left;
+	int64_t until = process->closing ? process->moved_ms + STALLED_MS : -1, left;
 
 	for (const struct source *s = process->first; s != NULL; s = s->next) {
 		int64_t own = held_until(process, s);
@@ -558,6 +568,16 @@ static void read_what_came(struct process *process)
 	}
 }
 
+static void flush(struct process *process, struct relay_output *output)
+{
+	size_t before = output->rest_len;
+
+	if (before > 0)
+		relay_output_flush(output);
+	if (output->rest_len < before)
+		process->moved_ms = process->now_ms;
+}
+
 static void wait_and_read(struct process *process)
 {
 	size_t count = fill_polls(process);
@@ -567,14 +587,15 @@ static void wait_and_read(struct process *process)
 	process->now_ms = sg_now_ms();
 	read_what_came(process);
 	for (int i = 0; i < 2; i++)
-		if (process->outputs[i].rest_len > 0)
-			relay_output_flush(&process->outputs[i]);
+		flush(process, &process->outputs[i]);
 	listen_to_supervisor(process);
 	end_orphans(process);
 }
 
 static bool has_more_to_do(const struct process *process)
 {
+	if (process->closing && process->now_ms - process->moved_ms >= STALLED_MS)
+		return false;
 	return (process->control >= 0 && !process->closing) || process->first != NULL ||
 	       process->outputs[0].rest_len > 0 || process->outputs[1].rest_len > 0;
 }

@@ -232,7 +232,12 @@ static void report(struct service *service)
 /* The preflight command, or the workers. */
 static void abandon(struct service *service, enum service_event event)
 {
-	if (event == SERVICE_EVENT_DEADLINE)
+	if (event == SERVICE_EVENT_DEADLINE && service->upgrade.checked)
+		service_failed(service,
+		               "a worker of generation %llu was started again and did not say "
+		               "that it serves (see --preflight-timeout)",
+		               number(service->serving));
+	else if (event == SERVICE_EVENT_DEADLINE)
 		service_failed(service,
 		               "the preflight command did not end within %lld ms (see "
 		               "--preflight-timeout)",
@@ -320,7 +325,7 @@ static void act(struct service *service, enum service_action action, enum servic
 	case SERVICE_ACTION_CHECK:
 		manager_reloading(service->manager, "Upgrading");
 		if (service->upgrade.terms->config->preflight == NULL) {
-			service_post(service, SERVICE_EVENT_CHECKED);
+			service_checked(service);
 			break;
 		}
 		desk_event(service, "checking", NULL, NULL, NULL);
@@ -476,13 +481,6 @@ int service_upgrade(struct service *service, char **argv, uint64_t asker, char *
 		         GENERATIONS_MAX - 1);
 		return -EBUSY;
 	}
-	if (!generation_confirmed(service->serving)) {
-		snprintf(reason, reason_size,
-		         "a worker of generation %llu was started again and is about to serve; ask "
-		         "again in a moment",
-		         number(service->serving));
-		return -EBUSY;
-	}
 	r = terms_again(&terms, service, reason, reason_size);
 	if (r < 0)
 		return r;
@@ -499,6 +497,7 @@ int service_upgrade(struct service *service, char **argv, uint64_t asker, char *
 	upgrade->predecessor = service->serving != NULL ? service->serving->number : 0;
 	upgrade->began_ms = sg_now_ms();
 	upgrade->running = true;
+	upgrade->checked = false;
 	upgrade->outcome = NULL;
 	upgrade->reason[0] = upgrade->output[0] = '\0';
 	upgrade->asker = asker;
@@ -528,6 +527,24 @@ static bool is_over(const struct service *service, const struct generation *gene
 }
 
 /*
+ * A worker of the generation that serves may have been started again and not have said yet that
+ * it serves: the successor is started when it has, or has ended.
+ */
+void service_look_whether_confirmed(struct service *service)
+{
+	if (service->state == SERVICE_CHECKING && service->upgrade.checked &&
+	    generation_confirmed(service->serving))
+		service_post(service, SERVICE_EVENT_CHECKED);
+}
+
+/* The preflight command has ended well, or there is none. */
+void service_checked(struct service *service)
+{
+	service->upgrade.checked = true;
+	service_look_whether_confirmed(service);
+}
+
+/*
  * Generations of which nothing is left are freed; and where nothing is left of the service
  * either, and nothing will be started, it ends. Called last by whoever has seen an end.
  */
@@ -538,6 +555,7 @@ void service_look_whether_empty(struct service *service)
 
 	if (service->machine_runs)
 		return;
+	service_look_whether_confirmed(service);
 	for (struct generation *g = service->generations; g != NULL; g = next) {
 		next = g->next;
 		if (is_over(service, g)) {

@@ -165,6 +165,7 @@ struct upgrade {
 	int64_t began_ms, ended_ms;
 	time_t ended;
 	bool running;        /* until the commit or the report */
+	bool checked;        /* the preflight command has ended well */
 	char **argv;         /* NULL: as the one that serves */
 	struct terms *terms; /* of the successor */
 	uint64_t asker;      /* the key of the worker that asked; 0: none did */
@@ -368,6 +369,8 @@ int service_upgrade(struct service *service, char **argv, uint64_t asker, char *
                     size_t reason_size);
 void service_generation_gone(struct service *service, struct generation *generation);
 void service_look_whether_empty(struct service *service);
+void service_look_whether_confirmed(struct service *service);
+void service_checked(struct service *service);
 /* How a worker that served ended, at the stop or for good: the exit code of 'segue run'. */
 void service_note_exit(struct service *service, int status);
 int64_t service_deadline_left(const struct service *service);

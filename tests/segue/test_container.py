@@ -145,17 +145,20 @@ def test_process_1_reaps_what_is_left_to_it(machine, container):
     machine.path("/usr/local/bin/service").chmod(0o755)
     machine.run("mkfifo", "/run/gate")
     gate = machine.path("/run/gate")
+    # Open for as long as one of them may still be about to open it.
+    fifo = os.open(gate, os.O_RDWR | os.O_CLOEXEC)
     try:
         one = container("/usr/local/bin/segue run --name hello --listen http=:8080 "
                         "-- /usr/local/bin/service")
         eventually(lambda: machine.accepts(PORT), True)
         eventually(lambda: names(one).count("sh"), 5)
-        gate.write_text("end\n" * 5)
+        os.write(fifo, b"end\n" * 5)
         eventually(lambda: names(one).count("sh"), 0)
         assert ask(machine).status == 200
         one.segue("upgrade", "hello")
         assert ask(machine).generation == 2
     finally:
+        os.close(fifo)
         gate.unlink()
 
 

@@ -81,6 +81,38 @@ def test_an_upgrade_in_the_middle_of_the_loop_heals_it(run):
     assert len(crashes(one)) == count and len(one.pids()) == 2
 
 
+def test_an_upgrade_waits_for_a_worker_that_is_about_to_serve(run, folder):
+    one = run()
+    with gate(folder) as go:
+        one.behave(f"ready:gate:{folder}/gate")
+        mark = one.log.mark()
+        one.process(one.pids()[0]).send(signal.SIGKILL)
+        restarted = one.worker("committed", since=mark)["pid"]
+        one.configure()
+        assert one.service.ask("upgrade", "--no-wait").code == 0
+        assert one.state("checking", since=mark)
+        assert one.service.status()["state"] == "checking"
+        assert not one.log.find("started", generation=2)
+        go()
+        one.log.wait_for("serving", generation=2)
+    assert one.worker("serving", since=mark, generation=1)["pid"] == restarted
+
+
+def test_one_that_never_serves_ends_the_upgrade_that_waits_for_it(run, folder):
+    one = run("--preflight-timeout", "50ms", "--start-timeout", "1s")
+    with gate(folder):
+        one.behave(f"ready:gate:{folder}/gate")
+        mark = one.log.mark()
+        one.process(one.pids()[0]).send(signal.SIGKILL)
+        one.worker("committed", since=mark)
+        message = one.fails()["message"]
+        assert "a worker of generation 1 was started again and did not say that it serves" in message
+        one.configure()
+        # It is killed when its own time is over; its like comes, and the service goes on.
+        one.worker("serving", since=mark)
+    one.upgrade()
+
+
 def test_a_bad_upgrade_in_the_loop_leaves_it_as_it_was(run):
     one = run("--restart-limit", 1)
     one.behave(CRASH)

@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from functional import eventually
+from functional import eventually, free_port
 from harness.http import get
 from scenes import PLAIN
 
@@ -218,8 +218,7 @@ def test_a_descriptor_for_readiness_that_is_a_passed_socket_is_refused(build, fo
 
 def test_a_worker_beside_which_no_other_can_be_probed_is_not_restarted(supervise, folder):
     """The address is the same for whoever takes its place."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     service = supervise("--ready", f"tcp://127.0.0.1:{port}", listen=None,
                         own_listen=[f"http=tcp://127.0.0.1:{port}"])
     (worker,) = service.workers()

@@ -10,7 +10,7 @@ import stat
 
 import pytest
 
-from functional import HOLD, asking, eventually
+from functional import HOLD, asking, eventually, free_port
 from harness import processes
 from harness.http import Connection, get
 from harness.service import parse
@@ -18,11 +18,6 @@ from scenes import SERVER, Run, gate
 from turns import ask
 
 TCP = "tcp://127.0.0.1:0"
-
-
-def free_port(family=socket.AF_INET, host="127.0.0.1"):
-    with socket.create_server((host, 0), family=family) as probe:
-        return probe.getsockname()[1]
 
 
 def inode(port):
