@@ -30,8 +30,9 @@ struct worker {
 	struct worker *next;
 	uint64_t key;
 	char tag[64];
-	int fds[2]; /* reading ends */
+	int fds[2]; /* reading ends; -1: it has none */
 	pid_t pid;
+	int64_t linger_ms;
 	bool ask, forget;                 /* to be told */
 	bool told, told_pid, told_forget; /* to this process */
 };
@@ -72,12 +73,15 @@ static void free_handle(uv_handle_t *handle)
 
 static int tell(struct relay *relay, struct worker *worker, enum relay_verb verb)
 {
-	struct relay_message message = { .verb = verb, .key = worker->key, .pid = worker->pid };
+	struct relay_message message = {
+		.verb = verb, .key = worker->key, .pid = worker->pid, .linger_ms = worker->linger_ms
+	};
 	bool introduce = verb == RELAY_WORKER;
 
 	if (introduce)
 		snprintf(message.text, sizeof(message.text), "%s", worker->tag);
-	return relay_message_send(relay->fd, &message, introduce ? worker->fds : NULL);
+	return relay_message_send(relay->fd, &message,
+	                          introduce && worker->fds[0] >= 0 ? worker->fds : NULL);
 }
 
 static int tell_worker(struct relay *relay, struct worker *worker)
@@ -252,34 +256,36 @@ static int make_pipes(struct worker *worker, int ret_fds[2])
 
 int relay_worker(struct relay *relay, uint64_t key, const char *tag, int ret_fds[2])
 {
-	struct worker *worker, **end = &relay->first;
+	struct worker *worker = calloc(1, sizeof(*worker)), **end = &relay->first;
 	int fds[2] = { -1, -1 }, r = 0;
 
-	if (relay->mode != CONFIG_LOG_DIRECT) {
-		worker = calloc(1, sizeof(*worker));
-		r = worker == NULL ? -ENOMEM : make_pipes(worker, fds);
-		if (r < 0) {
-			free(worker);
-			return r;
-		}
-		worker->key = key;
-		snprintf(worker->tag, sizeof(worker->tag), "%s", tag);
-		while (*end != NULL)
-			end = &(*end)->next;
-		*end = worker;
-		push(relay);
+	if (worker == NULL)
+		return -ENOMEM;
+	worker->fds[0] = worker->fds[1] = -1;
+	if (relay->mode != CONFIG_LOG_DIRECT)
+		r = make_pipes(worker, fds);
+	if (r < 0) {
+		free(worker);
+		return r;
 	}
+	worker->key = key;
+	snprintf(worker->tag, sizeof(worker->tag), "%s", tag);
+	while (*end != NULL)
+		end = &(*end)->next;
+	*end = worker;
+	push(relay);
 	memcpy(ret_fds, fds, sizeof(fds));
 	return 0;
 }
 
-void relay_pid(struct relay *relay, uint64_t key, pid_t pid)
+void relay_pid(struct relay *relay, uint64_t key, pid_t pid, int64_t linger_ms)
 {
 	struct worker *worker = find_worker(relay, key);
 
 	if (worker == NULL)
 		return;
 	worker->pid = pid;
+	worker->linger_ms = linger_ms;
 	push(relay);
 }
 
@@ -505,7 +511,7 @@ int relay_open(struct relay **ret_relay, uv_loop_t *loop, enum config_log mode,
                const char *log_file, char *reason, size_t reason_size)
 {
 	struct relay *relay = calloc(1, sizeof(*relay));
-	int r = 0;
+	int r;
 
 	if (relay == NULL) {
 		snprintf(reason, reason_size, "the relay: %s", strerror(ENOMEM));
@@ -516,8 +522,7 @@ int relay_open(struct relay **ret_relay, uv_loop_t *loop, enum config_log mode,
 	relay->pidfd = relay->fd = -1;
 	uv_timer_init(loop, &relay->timer);
 	relay->timer.data = relay;
-	if (mode != CONFIG_LOG_DIRECT)
-		r = open_process(relay, log_file, reason, reason_size);
+	r = open_process(relay, mode != CONFIG_LOG_DIRECT ? log_file : NULL, reason, reason_size);
 	if (r < 0) {
 		uv_close((uv_handle_t *)&relay->timer, on_closed);
 		return r;

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The output of workers: a process of its own that copies it, line by line, to the
- * supervisor's standard output and error (or a log file), and keeps the last of it.
+ * supervisor's standard output and error (or a log file), and keeps the last of it. In the
+ * mode DIRECT the workers have the supervisor's own, and the process copies nothing.
  *
  * Not the supervisor itself: a reader of the log that does not read must not hold up an
  * upgrade, and the death of the supervisor must not take the workers' output away from
  * under them (SIGPIPE). The supervisor keeps the reading ends as well, so that the relay can
  * be replaced should it die. It ends by itself when nobody writes any more.
+ *
+ * Since it outlives a supervisor that was killed, it ends what that one would have ended: workers
+ * that do not leave in time, and what any of them leaves in its process group.
  */
 #ifndef SEGUE_COMMAND_RELAY_H
 #define SEGUE_COMMAND_RELAY_H
@@ -28,10 +32,11 @@ int relay_open(struct relay **ret_relay, uv_loop_t *loop, enum config_log mode,
  * Pipes for one worker: the writing ends become its standard output and error and are the
  * caller's to close after the spawn. key names the worker from now on (not used twice); the
  * tag ("3:1", generation and worker) stands in front of its lines in the mode PREFIX,
- * together with the pid, once relay_pid() has told it.
+ * together with the pid, once relay_pid() has told it. Without a supervisor the process may
+ * live for linger_ms more, and is then killed; -1: for ever.
  */
 int relay_worker(struct relay *relay, uint64_t key, const char *tag, int ret_fds[2]);
-void relay_pid(struct relay *relay, uint64_t key, pid_t pid);
+void relay_pid(struct relay *relay, uint64_t key, pid_t pid, int64_t linger_ms);
 
 /* The last lines of a worker, what is still in its pipes included; called back once, with ""
  * where there is nothing or the relay does not answer within a second. */

@@ -12,7 +12,7 @@
 
 enum relay_verb {
 	/* To the process. */
-	RELAY_WORKER = 1, /* with two reading ends; text: the tag */
+	RELAY_WORKER = 1, /* with two reading ends, or without any; text: the tag */
 	RELAY_PID,
 	RELAY_TAIL,
 	RELAY_FORGET,
@@ -27,6 +27,7 @@ struct relay_message {
 	uint32_t verb;
 	int32_t pid;
 	uint64_t key;
+	int64_t linger_ms; /* RELAY_PID; see relay_pid() */
 	char text[RELAY_TAIL_MAX + 1];
 };
 

@@ -6,6 +6,8 @@
  *
  * What has been read and not written yet is in a stream's buffer: one line, or what was read
  * ahead because the last words were asked for.
+ *
+ * When the supervisor has died the process stays until its last worker has gone.
  */
 #include "segue/relay_message.h"
 
@@ -14,6 +16,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -46,7 +49,8 @@ struct source {
 	uint64_t key;
 	char tag[64];
 	pid_t pid;
-	int pidfd; /* of the worker, until the supervisor has reaped it; -1: none */
+	int pidfd;         /* of the worker, until the supervisor has reaped it; -1: none */
+	int64_t linger_ms; /* it may live so long without a supervisor; -1: for ever */
 	int64_t began_ms;
 	struct stream streams[2];
 	char tail[RELAY_TAIL_MAX];
@@ -57,7 +61,8 @@ struct source {
 };
 
 struct process {
-	int control; /* -1: nobody is there any more */
+	int control;     /* -1: nobody is there any more, */
+	int64_t gone_ms; /* since then */
 	enum config_log mode;
 	const char *log_file;
 	int log_fd;
@@ -338,6 +343,7 @@ static void hear_of(struct process *process, struct source *source,
 	switch (message->verb) {
 	case RELAY_PID:
 		source->pid = message->pid;
+		source->linger_ms = message->linger_ms;
 		sg_fd_close(source->pidfd);
 		source->pidfd = sg_pidfd_open(message->pid);
 		break;
@@ -352,26 +358,47 @@ static void hear_of(struct process *process, struct source *source,
 	}
 }
 
+/* When a worker is killed that the supervisor left behind; -1: never. */
+static int64_t killed_at(const struct process *process, const struct source *source)
+{
+	return process->control >= 0 || source->pidfd < 0 || source->linger_ms < 0
+	               ? -1
+	               : process->gone_ms + source->linger_ms;
+}
+
+/* It leads the group, whose number is its own while it lives and as a zombie; afterwards, while
+ * nobody else has the pid. */
+static void kill_group(const struct source *source)
+{
+	if (sg_pidfd_signal(source->pidfd, 0) == 0 || (kill(source->pid, 0) < 0 && errno == ESRCH))
+		(void)kill(-source->pid, SIGKILL);
+}
+
 /*
- * What a worker has left in its process group is killed when it ends: without the supervisor
- * nobody else does. The death signal has reached the worker alone, which may be a wrapper
- * around a server that would keep the address. The group has that number still where its
- * first process is a zombie, or nobody else has the pid.
+ * Without the supervisor nobody else kills what does not leave in time, nor what a worker has left
+ * in its process group when it ends: the death signal has reached the worker alone, which
+ * may be a wrapper around a server that would keep the address.
  */
 static void end_orphans(struct process *process)
 {
 	for (struct source *s = process->first; s != NULL && process->control < 0; s = s->next) {
-		if (s->pidfd < 0 || sg_pidfd_dead(s->pidfd) == 0)
-			continue;
-		if (sg_pidfd_signal(s->pidfd, 0) == 0 || (kill(s->pid, 0) < 0 && errno == ESRCH))
-			(void)kill(-s->pid, SIGKILL);
-		s->pidfd = sg_fd_close(s->pidfd);
+		int64_t at = killed_at(process, s);
+
+		if (at >= 0 && process->now_ms >= at) {
+			kill_group(s);
+			s->linger_ms = -1;
+		}
+		if (s->pidfd >= 0 && sg_pidfd_dead(s->pidfd) != 0) {
+			kill_group(s);
+			s->pidfd = sg_fd_close(s->pidfd);
+		}
 	}
 }
 
 static void supervisor_is_gone(struct process *process)
 {
 	process->control = sg_fd_close(process->control);
+	process->gone_ms = process->now_ms;
 	for (struct source *s = process->first; s != NULL; s = s->next)
 		s->forget = true;
 }
@@ -492,18 +519,22 @@ static int64_t held_until(const struct process *process, const struct source *so
 	return until;
 }
 
+/* -1: never. */
+static int64_t sooner(int64_t one, int64_t other)
+{
+	return one < 0 || (other >= 0 && other < one) ? other : one;
+}
+
 static int timeout_of(const struct process *process)
 {
 	int64_t until = process->closing ? process->moved_ms + STALLED_MS : -1, left;
 
 	for (const struct source *s = process->first; s != NULL; s = s->next) {
-		int64_t own = held_until(process, s);
-
-		if (own >= 0 && (until < 0 || own < until))
-			until = own;
+		until = sooner(until, held_until(process, s));
+		until = sooner(until, killed_at(process, s));
 	}
 	left = until - process->now_ms;
-	return until < 0 ? -1 : left > 0 ? (int)left : 0;
+	return until < 0 ? -1 : left <= 0 ? 0 : left < INT_MAX ? (int)left : INT_MAX;
 }
 
 static bool owes_words(const struct process *process)
@@ -618,13 +649,16 @@ static void set_signals(void)
 	(void)sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-/* Only standard output and error, the log file and the supervisor's socket stay open. */
+/* Only standard output and error, the log file and the supervisor's socket stay open; where nothing
+ * is written, no output either: whoever reads it waits for its end. */
 static void keep_descriptors(struct process *process, int control_fd, int log_fd)
 {
 	int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 
 	if (null >= 0)
 		(void)dup3(null, STDIN_FILENO, O_CLOEXEC);
+	for (int fd = 1; fd <= 2 && null >= 0 && process->mode == CONFIG_LOG_DIRECT; fd++)
+		(void)dup3(null, fd, O_CLOEXEC);
 	process->control = fcntl(control_fd, F_DUPFD_CLOEXEC, 10);
 	process->log_fd = log_fd < 0 ? -1 : fcntl(log_fd, F_DUPFD_CLOEXEC, 10);
 	if (process->control < 0)

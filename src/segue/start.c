@@ -141,6 +141,14 @@ static int spawn(struct worker *worker, struct passed *passed, const struct prog
 	return sg_spawn(&worker->process, &spawn);
 }
 
+/* Where the supervisor is killed: as long as a stop by it would take. */
+static int64_t linger_ms(const struct config *config)
+{
+	if (config->orphans != CONFIG_ORPHANS_DRAIN || config->drain_timeout_ms < 0)
+		return -1;
+	return config->drain_timeout_ms + WORKER_MARGIN_MS + config->kill_timeout_ms;
+}
+
 static void free_unstarted(struct worker *worker)
 {
 	struct service *service = worker_service(worker);
@@ -189,7 +197,8 @@ int worker_start(struct slot *slot, const struct program *program, struct worker
 		goto fail;
 	}
 	r = worker_watch(worker);
-	relay_pid(service->relay, worker->key, worker->process.pid);
+	relay_pid(service->relay, worker->key, worker->process.pid,
+	          linger_ms(worker_config(worker)));
 	worker_begin(worker);
 	link_greet(worker->link);
 	*ret_worker = worker;

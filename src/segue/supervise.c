@@ -71,9 +71,7 @@ static void reap(struct run *run)
 		}
 		(void)waitpid(info.si_pid, NULL, WNOHANG);
 		if (service->relay != NULL && relay_is(service->relay, info.si_pid)) {
-			log_say("warning", NULL,
-			        "the process that relays the workers' output died; a new one is "
-			        "started");
+			log_say("warning", NULL, "the relay's process died; a new one is started");
 			relay_died(service->relay);
 		}
 	}

@@ -277,7 +277,7 @@ def test_a_mode_that_is_none_is_refused(build, folder, mode):
 # Without a supervisor.
 
 
-@pytest.mark.parametrize("log", ["plain", "prefix"])
+@pytest.mark.parametrize("log", ["plain", "prefix", "direct"])
 def test_what_a_wrapper_runs_does_not_outlive_it_when_the_supervisor_is_killed(supervise, folder, log):
     """The kernel's signal reaches the wrapper alone; the server below it would keep the address."""
     pids = folder / "pids"

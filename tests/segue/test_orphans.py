@@ -160,3 +160,69 @@ def test_what_a_preflight_command_had_started_goes_with_it(run, folder):
         kill_supervisor(one.service)
         client.communicate(timeout=30)
         one.service.wait_end()
+
+
+# Nobody stays by accident.
+
+STAYS = ("--drain-timeout", "200ms", "--kill-timeout", "100ms")
+DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.signal = lambda *_: None"
+
+
+def is_killed(service, pids, address):
+    """Nobody but the relay's process could have done it; the address is free."""
+    service.expected_exits |= {-signal.SIGKILL}
+    service.wait_end()
+    assert {service.exit_codes.get(pid) for pid in pids} == {-signal.SIGKILL}
+    with pytest.raises(ConnectionRefusedError):
+        get(address)
+
+
+@pytest.mark.parametrize("log", ["plain", "direct"])
+def test_a_stopped_worker_does_not_outlive_the_supervisor_for_ever(run, log):
+    one = run(*STAYS, "--workers", 2, "--log", log)
+    pids = one.pids()
+    for pid in pids:
+        one.process(pid).send(signal.SIGSTOP)
+    kill_supervisor(one.service)
+    is_killed(one.service, pids, one.address)
+
+
+def test_a_worker_whose_loop_hangs_does_not_outlive_the_supervisor_for_ever(run):
+    one = run(*STAYS)
+    one.behave("serve:hang")
+    one.service.popen("upgrade", "--no-wait").communicate(timeout=30)
+    hung = one.log.wait_for("started", generation=2)["pid"]
+    one.worker("committed", generation=2)
+    kill_supervisor(one.service)
+    is_killed(one.service, [hung], one.address)
+
+
+@pytest.mark.parametrize("log", ["plain", "direct"])
+def test_a_program_that_is_deaf_to_the_stop_signal_does_not_outlive_the_supervisor_for_ever(
+        supervise, log):
+    service = supervise(*STAYS, "--log", log, program=sys.executable, json=False,
+                        arguments=[PLAIN, DEAF])
+    pids = [worker["pid"] for worker in service.workers()]
+    address = service.address
+    kill_supervisor(service)
+    is_killed(service, pids, address)
+
+
+@pytest.mark.parametrize("log", ["plain", "direct"])
+def test_orphans_that_serve_stay_for_as_long_as_they_like(supervise, log):
+    one = supervise(*STAYS, "--orphans", "serve", "--log", log)
+    other = supervise(*STAYS, "--log", log)
+    stopped = []
+    for service in (one, other):
+        (pid,) = [worker["pid"] for worker in service.workers()]
+        stopped.append(service.process(pid))
+        stopped[-1].send(signal.SIGSTOP)
+    address, other_address = one.address, other.address
+    kill_supervisor(one)
+    kill_supervisor(other)
+    # Its time began later, and is over.
+    is_killed(other, [stopped[1].pid], other_address)
+    stopped[0].send(signal.SIGCONT)
+    assert get(address).pid == stopped[0].pid
+    stopped[0].send(signal.SIGTERM)
+    one.wait_end()

@@ -14,6 +14,11 @@
 #define WRITERS 8
 #define LINES   2000
 
+/* Workers that are left without a supervisor: one is stopped, one may stay. */
+#define ORPHANS 4
+#define STOPPED 1
+#define ENDLESS 2
+
 struct bench {
 	uv_loop_t loop;
 	struct relay *relay;
@@ -22,6 +27,9 @@ struct bench {
 	unsigned int called;
 	char tail[RELAY_TAIL_MAX + 1];
 };
+
+/* How long the workers may outlive the supervisor. */
+static int64_t linger_ms = -1;
 
 static void open_relay(struct bench *bench, enum config_log mode, const char *log_file)
 {
@@ -80,20 +88,24 @@ static pid_t start_worker(struct bench *bench, uint64_t key, const char *tag,
 	pid_t pid;
 
 	CHECK_INT(relay_worker(bench->relay, key, tag, fds), 0);
-	CHECK(MUST(fcntl(fds[0], F_GETFD)) & FD_CLOEXEC);
+	CHECK(fds[0] < 0 || (MUST(fcntl(fds[0], F_GETFD)) & FD_CLOEXEC));
 	pid = (pid_t)MUST(fork());
 	if (pid == 0) {
-		MUST(dup2(fds[0], 1));
-		MUST(dup2(fds[1], 2));
+		if (fds[0] >= 0) {
+			MUST(dup2(fds[0], 1));
+			MUST(dup2(fds[1], 2));
+		}
 		for (int fd = 3; fd < 64; fd++)
 			close(fd);
 		alarm(UNIT_DEADLINE_S);
 		work((unsigned int)key);
 		_exit(0);
 	}
-	MUST(close(fds[0]));
-	MUST(close(fds[1]));
-	relay_pid(bench->relay, key, pid);
+	if (fds[0] >= 0) {
+		MUST(close(fds[0]));
+		MUST(close(fds[1]));
+	}
+	relay_pid(bench->relay, key, pid, linger_ms);
 	return pid;
 }
 
@@ -557,6 +569,76 @@ UNIT_CASE(the_output_outlives_the_supervisor)
 	unit_reap_orphans();
 }
 
+static void work_for_ever(unsigned int number)
+{
+	static const int signals[] = { SIGTERM, SIGINT, SIGHUP };
+
+	/* Its group is the worker's own, as under a supervisor. */
+	MUST(setsid());
+	for (size_t i = 0; i < sizeof(signals) / sizeof(signals[0]); i++)
+		signal(signals[i], SIG_IGN);
+	if (number == STOPPED)
+		raise(SIGSTOP);
+	for (;;)
+		poll(NULL, 0, -1);
+}
+
+/* Four workers, of which three may stay for a moment; their pids come by the pipe. */
+static void leave_workers(struct bench *bench, enum config_log mode, int pids_fd)
+{
+	CHECK_INT(uv_loop_init(&bench->loop), 0);
+	open_relay(bench, mode, NULL);
+	for (unsigned int number = 0; number < ORPHANS; number++) {
+		pid_t pid;
+
+		linger_ms = number == ENDLESS ? -1 : 50;
+		pid = start_worker(bench, number, "1:1", work_for_ever);
+		MUST(write(pids_fd, &pid, sizeof(pid)));
+	}
+	raise(SIGKILL);
+}
+
+static void check_orphans(enum config_log mode)
+{
+	pid_t supervisor, pids[ORPHANS];
+	struct bench bench;
+	int out[2], told[2], status;
+
+	unit_adopt_orphans();
+	MUST(pipe2(out, O_CLOEXEC));
+	MUST(pipe2(told, O_CLOEXEC));
+	bench = (struct bench){ .out = out[0], .shared = out[1] };
+	supervisor = (pid_t)MUST(fork());
+	if (supervisor == 0)
+		leave_workers(&bench, mode, told[1]);
+	MUST(close(out[1]));
+	reap(supervisor);
+	CHECK_INT(read(told[0], pids, sizeof(pids)), sizeof(pids));
+	for (unsigned int number = 0; number < ORPHANS; number++) {
+		if (number == ENDLESS)
+			continue;
+		MUST(waitpid(pids[number], &status, 0));
+		CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	}
+	/* One that nobody kills is there still, with the others long gone. */
+	CHECK_INT(waitpid(pids[ENDLESS], &status, WNOHANG), 0);
+	MUST(kill(pids[ENDLESS], SIGKILL));
+	MUST(close(bench.out));
+	MUST(close(told[0]));
+	MUST(close(told[1]));
+	unit_reap_orphans();
+}
+
+UNIT_CASE(a_worker_that_does_not_leave_is_killed_without_a_supervisor)
+{
+	check_orphans(CONFIG_LOG_PLAIN);
+}
+
+UNIT_CASE(a_worker_that_does_not_leave_is_killed_though_it_writes_past_the_relay)
+{
+	check_orphans(CONFIG_LOG_DIRECT);
+}
+
 UNIT_CASE(it_keeps_nothing_open_and_is_called_what_it_is)
 {
 	struct bench bench;
@@ -708,14 +790,17 @@ UNIT_CASE(direct_output_is_the_workers_own)
 {
 	struct bench bench;
 	int fds[2] = { 7, 7 };
+	char byte;
 
 	bench_open(&bench, CONFIG_LOG_DIRECT, NULL);
-	CHECK(waitid(P_ALL, 0, NULL, WEXITED | WNOHANG) < 0);
 	CHECK_INT(relay_worker(bench.relay, 1, "1:1", fds), 0);
 	CHECK_INT(fds[0], -1);
 	CHECK_INT(fds[1], -1);
-	relay_pid(bench.relay, 1, 4711);
+	relay_pid(bench.relay, 1, 4711, -1);
 	CHECK_STRING(tail_of(&bench, 1), "");
+	/* Nor does its process keep it open. */
+	only_the_relay_writes(&bench);
+	CHECK_INT(read(bench.out, &byte, 1), 0);
 	relay_forget(bench.relay, 1);
 	relay_reopen(bench.relay);
 	CHECK(!relay_is(bench.relay, 0));
