@@ -20,6 +20,7 @@ from harness.builds import Build
 from harness.guard import Guard
 from harness.load import Load
 from harness.service import Service
+from harness.supervised import supervise  # pylint: disable=unused-import
 from harness.systemd import machine, systemd_session  # pylint: disable=unused-import
 
 

@@ -1,5 +1,7 @@
 """The corpus of malformed and smuggling requests, whole and byte by byte."""
 
+import contextlib
+import signal
 import socket
 
 import corpus
@@ -10,43 +12,72 @@ from harness.http import Closed, Connection
 pytestmark = pytest.mark.threads
 
 
-def outcome(service, data, expected, stays_open, in_bytes=False):
-    """What is wrong with the server's behaviour towards these bytes; '' where nothing is."""
-    with Connection(service.address, deadline=20) as connection:
-        connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            if in_bytes:
-                for i in range(len(data)):
-                    connection.send(data[i : i + 1])
-            else:
-                connection.send(data)
-        except Closed:
-            pass  # It was refused before its end; the answer is what counts.
-        statuses = []
-        try:
-            for _ in expected:
-                statuses.append(connection.response().status)
-            if stays_open:
-                statuses.append(connection.get().status)
-            else:
-                rest = connection.rest()
-                if rest:
-                    return f"answered {statuses}, and then sent {rest[:80]!r}"
-        except Closed as closed:
-            return f"answered {statuses} and {'reset' if closed.reset else 'closed'} the connection"
-        wanted = expected + ([200] if stays_open else [])
-        return "" if statuses == wanted else f"answered {statuses} where {wanted} was expected"
+@pytest.fixture(params=["alone", "supervised"])
+def service(request, start, supervise):
+    if request.param == "alone":
+        return start("hello", "--threads", "1")
+    return supervise("--workers", 2, arguments=("--threads", "1"))
 
 
-def run(service, in_bytes):
+@contextlib.contextmanager
+def connections(service, most=None):
+    """{name of a case: a connection for it}, all at once; most: of bytes in a case."""
+    address, kept = service.address, {}
+    with contextlib.ExitStack() as stack:
+        for name, data, *_ in corpus.CASES:
+            if most is None or len(data) <= most:
+                one = kept[name] = stack.enter_context(Connection(address, deadline=60))
+                one.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        yield kept
+
+
+def send(kept, part):
+    """part(bytes of a case) of each."""
+    for name, data, *_ in corpus.CASES:
+        if name in kept and part(data):
+            try:
+                kept[name].send(part(data))
+            except Closed:
+                pass  # It was refused before its end; the answer is what counts.
+
+
+def outcome(connection, expected, stays_open, generation):
+    """What is wrong with the server's behaviour towards a case; '' where nothing is. generation: who
+    has the connection in the end."""
+    statuses = []
+    try:
+        for _ in expected:
+            statuses.append(connection.response().status)
+        if stays_open:
+            last = connection.get()
+            if (last.status, last.generation) != (200, generation):
+                return f"answered {statuses}, and then {last.status} by {last.generation}"
+        else:
+            rest = connection.rest()
+            if rest:
+                return f"answered {statuses}, and then sent {rest[:80]!r}"
+    except Closed as closed:
+        return f"answered {statuses} and {'reset' if closed.reset else 'closed'} the connection"
+    return "" if statuses == expected else f"answered {statuses} where {expected} was expected"
+
+
+def judge(kept, generation=1):
     wrong = []
-    for name, data, expected, stays_open in corpus.CASES:
-        if in_bytes and len(data) > 2000:
-            continue
-        problem = outcome(service, data, expected, stays_open, in_bytes)
-        if problem:
-            wrong.append(f"{name}: {problem}")
-    return wrong
+    for name, _, expected, stays_open in corpus.CASES:
+        if name in kept:
+            problem = outcome(kept[name], expected, stays_open, generation)
+            if problem:
+                wrong.append(f"{name}: {problem}")
+    assert not wrong, "\n".join(wrong)
+
+
+def upgrade(service):
+    """Until every predecessor drains."""
+    service.send(signal.SIGUSR2)
+    service.wait_generation(2)
+    for pid in {event["pid"] for event in service.log.find("serving", generation=1)
+                if not event.get("service")}:
+        service.log.wait_for("state", pid=pid, to="draining")
 
 
 def test_the_corpus_is_large_and_its_names_are_unique():
@@ -55,16 +86,26 @@ def test_the_corpus_is_large_and_its_names_are_unique():
     assert len([1 for *_, statuses, stays in corpus.CASES if not stays and statuses[0] >= 400]) >= 60
 
 
-def test_each_malformed_request_is_refused_and_nothing_hidden_in_it_is_answered(start):
-    service = start("hello", "--threads", "1")
-    wrong = run(service, in_bytes=False)
-    assert not wrong, "\n".join(wrong)
+def test_each_malformed_request_is_refused_and_nothing_hidden_in_it_is_answered(service):
+    with connections(service) as kept:
+        send(kept, lambda data: data)
+        judge(kept)
 
 
-def test_the_same_holds_where_each_byte_comes_alone(start):
-    service = start("hello", "--threads", "1")
-    wrong = run(service, in_bytes=True)
-    assert not wrong, "\n".join(wrong)
+def test_the_same_holds_where_each_byte_comes_alone(service):
+    """One of each connection in turn."""
+    with connections(service, most=2000) as kept:
+        for at in range(2000):
+            send(kept, lambda data, at=at: data[at : at + 1])
+        judge(kept)
+
+
+def test_the_same_holds_where_an_upgrade_comes_in_the_middle_of_each(service):
+    with connections(service) as kept:
+        send(kept, lambda data: data[: len(data) // 2])
+        upgrade(service)
+        send(kept, lambda data: data[len(data) // 2 :])
+        judge(kept, generation=2)
 
 
 def test_a_request_cut_off_at_any_byte_is_answered_by_nothing(start):
