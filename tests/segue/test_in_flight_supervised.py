@@ -10,10 +10,9 @@ from turns import accepting, alone, ask, draining, gone, pids, spread
 from upgrades import Crowd, field, generations
 
 REQUEST = request()
-
-
-def waiting(seconds):
-    return request(target=f"/hello?delay={seconds}")
+# In flight for as long as a test likes: the rest of the body ends it.
+REST = b"lo"
+BEGUN = request("POST", body=b"hel" + REST).removesuffix(REST)
 
 
 @pytest.fixture
@@ -31,14 +30,14 @@ def service(supervise, folder):
     return start
 
 
-def begin(one, crowd, count, seconds):
+def begin(one, crowd, count):
     """So many requests in flight, the same number in each worker; {socket: pid}. A worker has read
     what was sent before once it has answered what was sent later: it has one loop."""
     held = {}
     for index, some in spread(one, crowd, count).items():
         pid = accepting(one)[index]
         with alone(one, pid):
-            crowd.send(waiting(seconds), some)
+            crowd.send(BEGUN, some)
             assert get(one.address).pid == pid
         held.update((kept, pid) for kept in some)
     assert crowd.silent()
@@ -52,7 +51,7 @@ def test_64_requests_in_flight_are_answered_where_they_began(service, before, af
     with Crowd(address, 0) as crowd, Crowd(address, 16) as idle:
         idle.send(REQUEST)
         assert generations(idle.answers()) == {1: 16}
-        began = begin(one, crowd, 64, "3s")
+        began = begin(one, crowd, 64)
         one.set_workers(after)
         assert ask(one) == 2
         drained = sum(one.log.wait_for("draining", pid=pid)["requests"] for pid in pids(one, 1))
@@ -65,6 +64,7 @@ def test_64_requests_in_flight_are_answered_where_they_began(service, before, af
         assert crowd.silent()
         assert not [pid for pid in pids(one, 1) if one.log.find("gone", pid=pid)]
 
+        crowd.send(REST)
         answers = crowd.answers()
         assert generations(answers) == {1: 64}
         assert {kept: int(field(head, "Segue-Pid")) for kept, (head, _) in answers.items()} == began
@@ -83,15 +83,16 @@ def test_requests_of_three_generations_are_answered_where_they_began(service):
     """The one in the middle drains beside the eldest; both hand over to the youngest."""
     one = service(2)
     with Crowd(one.address, 0) as eldest, Crowd(one.address, 0) as middle:
-        began = [begin(one, eldest, 8, "3s")]
+        began = [begin(one, eldest, 8)]
         one.set_workers(3)
         assert ask(one) == 2
         draining(one, 1)
-        began.append(begin(one, middle, 9, "3s"))
+        began.append(begin(one, middle, 9))
         one.set_workers(2)
         assert ask(one) == 3
         assert [len(part["workers"]) for part in one.status()["generations"]] == [2, 3, 2]
         for crowd, number, whom in ((eldest, 1, began[0]), (middle, 2, began[1])):
+            crowd.send(REST)
             answers = crowd.answers()
             assert {kept: int(field(head, "Segue-Pid")) for kept, (head, _) in answers.items()} == whom
             gone(one, number)
@@ -104,7 +105,7 @@ def test_what_the_drain_deadline_cuts_is_counted_to_who_asked(service):
     with Crowd(one.address, 0) as busy, Crowd(one.address, 7) as idle:
         idle.send(REQUEST)
         assert generations(idle.answers()) == {1: 7}
-        begin(one, busy, 6, "60s")
+        begin(one, busy, 6)
         answer = one.ask("upgrade")
         assert answer.code == 4 and answer.end["outcome"] == "cut", answer
         assert answer.end["cut"] == 6 and answer.end["generation"] == 2
@@ -134,10 +135,11 @@ def test_a_stop_answers_what_is_in_flight_in_every_worker(service):
     one = service(3)
     with Crowd(one.address, 0) as crowd, one.connect() as idle:
         idle.get()
-        began = begin(one, crowd, 9, "3s")
+        began = begin(one, crowd, 9)
         client = one.popen("stop", "--json")
         # Nobody waits for what is silent.
         assert idle.again().rest() == b""
+        crowd.send(REST)
         answers = crowd.answers(then_ends=True)
         assert {kept: int(field(head, "Segue-Pid")) for kept, (head, _) in answers.items()} == began
         out, _ = client.communicate(timeout=30)
