@@ -6,29 +6,22 @@
 #ifndef SEGUE_COMMAND_PROGRAM_H
 #define SEGUE_COMMAND_PROGRAM_H
 
-#include <limits.h>
+#include "segue/image.h"
+
 #include <stdbool.h>
-#include <stdint.h>
+#include <stddef.h>
 #include <sys/types.h>
-#include <time.h>
 
 struct program {
-	char path[PATH_MAX]; /* as the kernel names it, e.g. of /proc/PID/exe */
-	int fd;              /* O_PATH of the running file, close-on-exec; -1: none */
-	bool script;         /* the running file is an interpreter: path is the interpreter's */
-	int64_t size;
-	struct timespec mtime;
-	dev_t dev;
-	ino_t ino;
-	/* "build-id:HEX", of a Go program without one "go-id:TEXT"; else what tells a deployed file
-	 * from another, though not from a copy with its time: "size:BYTES,mtime:SECONDS" */
-	char identity[80];
+	int fd;               /* O_PATH of the running file, close-on-exec; -1: none */
+	struct image *file;   /* the running file; NULL where there is no fd */
+	struct image *script; /* what that interprets; NULL: it is no script */
 };
 
 /*
  * Describes the program of a process which has executed it. argv0 is what was asked for: where the
- * running file is another than the one found there, which begins with "#!", it is a script.
- * 0 or -errno. The identity of a file is worked out once per (dev, ino, size, mtime).
+ * running file is another than the one found there, which begins with "#!", it is a script. NULL:
+ * it was not asked for by name. 0 or -errno.
  */
 int program_of(struct program *ret_program, pid_t pid, const char *argv0);
 

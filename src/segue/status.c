@@ -95,13 +95,27 @@ static const struct worker *first_worker(const struct generation *generation)
 	return first;
 }
 
+static json_t *file_status(struct image *image)
+{
+	char identity[IMAGE_IDENTITY_MAX];
+
+	if (image == NULL)
+		return json_null();
+	image_identity(image, identity);
+	return json_pack("{sosIss}", "path", text_or_null(image_path(image)), "size",
+	                 (json_int_t)image_size(image), "identity", identity);
+}
+
 static json_t *program_status(const struct worker *worker)
 {
-	if (worker == NULL || !worker->runs)
+	json_t *out;
+
+	if (worker == NULL || worker->program.file == NULL)
 		return json_null();
-	return json_pack("{sosbsIss}", "path", text_or_null(worker->program.path), "script",
-	                 worker->program.script, "size", (json_int_t)worker->program.size,
-	                 "identity", worker->program.identity);
+	out = file_status(worker->program.file);
+	json_object_set_new(out, "script", json_boolean(worker->program.script != NULL));
+	json_object_set_new(out, "script_file", file_status(worker->program.script));
+	return out;
 }
 
 /* An answer is limited, a command line is not: what is long is cut, and ends with "...". */

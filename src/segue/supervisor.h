@@ -5,7 +5,8 @@
  *
  * Three writers of state: worker.c of a worker's, service.c of the service's, slot.c of
  * what lies between (slots: when to start a worker again). Everything else asks them. All of
- * it runs in one thread, on one libuv loop.
+ * it runs in one thread, on one libuv loop. (image.c reads files in another, which touches nothing
+ * of this.)
  */
 #ifndef SEGUE_COMMAND_SUPERVISOR_H
 #define SEGUE_COMMAND_SUPERVISOR_H

@@ -208,19 +208,42 @@ static void put_worker(const struct display *display, struct table *table, const
 	table->rows++;
 }
 
+/* Enough of a hash to tell two apart; the size is shown beside it, so that of size and time the
+ * time is left. */
+static void shorten_identity(char *ret_text, size_t size, const char *identity)
+{
+	const char *time = strncmp(identity, "size:", 5) == 0 ? strchr(identity, ',') : NULL;
+
+	if (time != NULL)
+		snprintf(ret_text, size, "%s", time + 1);
+	else
+		snprintf(ret_text, size, "%.*s", (int)(strcspn(identity, ":") + 13), identity);
+}
+
+static void print_file(const struct display *display, const char *what, const json_t *file,
+                       const char *remark)
+{
+	int64_t size = view_number(file, "size", 0);
+	char identity[48];
+
+	shorten_identity(identity, sizeof(identity), word(file, "identity"));
+	line(display, "  %-10s %s%s, %" PRId64 " KiB%s%s", what, word(file, "path"), remark,
+	     (size + 1023) / 1024, *identity != '\0' ? ", " : "", identity);
+}
+
 static void print_program(const struct display *display, const json_t *program)
 {
-	int64_t size = view_number(program, "size", 0);
-	char identity[40];
+	const json_t *script = json_object_get(program, "script_file");
 
 	if (!json_is_object(program))
 		return;
-	/* Enough of it to tell two apart. */
-	snprintf(identity, sizeof(identity), "%.*s",
-	         (int)(strcspn(word(program, "identity"), ":") + 13), word(program, "identity"));
-	line(display, "  program    %s%s, %" PRId64 " KiB%s%s", word(program, "path"),
-	     json_is_true(json_object_get(program, "script")) ? " (runs a script)" : "",
-	     (size + 1023) / 1024, *identity != '\0' ? ", " : "", identity);
+	/* Two versions of a script have the same interpreter. */
+	if (json_is_object(script))
+		print_file(display, "program", script, "");
+	print_file(display, json_is_object(script) ? "run by" : "program", program,
+	           !json_is_object(script) && json_is_true(json_object_get(program, "script"))
+	                   ? " (runs a script)"
+	                   : "");
 }
 
 static void print_command(const struct display *display, const json_t *command)

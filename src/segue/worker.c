@@ -431,9 +431,10 @@ static void exec_look(struct worker *worker)
 		return; /* its death follows */
 	}
 	worker->runs = true;
-	(void)program_of(&worker->program, worker->process.pid, worker->slot->generation->argv[0]);
-	/* What lies at the path by now has nothing to do with it. */
-	worker->program.script = worker->program.script && !worker->from_held;
+	/* Where it was started by descriptor, what lies at the path by now has nothing to do with
+	 * it. */
+	(void)program_of(&worker->program, worker->process.pid,
+	                 worker->from_held ? NULL : worker->slot->generation->argv[0]);
 	desk_event(worker_service(worker), "started", worker->slot->generation, worker, NULL);
 	begin_probe(worker);
 }

@@ -10,7 +10,7 @@ from harness.builds import ROOT
 
 DOCUMENT = ROOT / "doc" / "control.md"
 PARTS = {"listeners": "listener", "generations": "generation", "workers": "worker",
-         "program": "program", "upgrade": "upgrade", "last_upgrade": "last upgrade"}
+         "program": "program", "script_file": "script file", "upgrade": "upgrade", "last_upgrade": "last upgrade"}
 TYPES = {
     "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
     "string": lambda value: isinstance(value, str),

@@ -525,7 +525,7 @@ def generation(number, workers, **more):
     return {"number": number, "state": "serving", "since": "2026-01-02T03:04:05Z",
             "age_ms": 100 * HOUR, "deadline_ms": None,
             "program": {"path": "/srv/app/server", "script": False, "size": 421_888,
-                        "identity": "build-id:1a2b3c4d5e6f7a8b9c0d"},
+                        "identity": "build-id:1a2b3c4d5e6f7a8b9c0d", "script_file": None},
             "command": ["./server", "--port", "80"], "workers": workers, **more}
 
 
@@ -588,6 +588,25 @@ def test_the_status_has_colours_at_a_terminal_unless_unwanted(host, segue):
     assert screen.colours
     _, said, _ = ask_status(host, segue("status", columns=200, env={"NO_COLOR": "1"}), STATUS)
     assert "\x1b" not in said
+
+
+FILE = {"path": "/srv/app/server.py", "size": 2_049}
+
+
+@pytest.mark.parametrize("identity, shown", [
+    ("sha256:" + "0123456789abcdef" * 4, "sha256:0123456789ab"),
+    ("go-id:TWy0FhTlFmh2WySO5j3z", "go-id:TWy0FhTlFmh2"),
+    ("size:2049,mtime:1767323045.000000007", "mtime:1767323045.000000007"),
+])
+def test_a_script_is_shown_by_its_own_identity_beside_its_interpreters(host, segue, identity, shown):
+    program = {"path": "/usr/bin/python3.11", "script": True, "size": 6_831_736,
+               "identity": "build-id:1a2b3c4d5e6f7a8b9c0d", "script_file": {**FILE, "identity": identity}}
+    status = {**STATUS, "generations": [generation(8, [worker(0)], program=program)]}
+    control_schema.check_status(status)
+    _, said, _ = ask_status(host, segue("status"), status)
+    lines = [line for line in said.splitlines() if line.startswith(("  program", "  run by"))]
+    assert lines == [f"  program    /srv/app/server.py, 3 KiB, {shown}",
+                     "  run by     /usr/bin/python3.11, 6672 KiB, build-id:1a2b3c4d5e6f"]
 
 
 def test_a_status_as_json_is_the_object_alone(host, segue):

@@ -8,7 +8,10 @@
 
 #include "segue/program.h"
 
+#include <dlfcn.h>
 #include <elf.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <sys/stat.h>
@@ -106,6 +109,63 @@ __attribute__((format(printf, 1, 2))) static const char *output(const char *form
 	return text;
 }
 
+static const char *identity_of(struct image *image)
+{
+	static char identity[IMAGE_IDENTITY_MAX];
+
+	image_identity(image, identity);
+	return identity;
+}
+
+/* Waits until the other thread has read it; the case has a deadline. */
+static const char *hash_of(struct image *image)
+{
+	while (strncmp(identity_of(image), "sha256:", 7) != 0)
+		sched_yield();
+	return identity_of(image);
+}
+
+static const char *expected_hash(const char *path)
+{
+	static char expected[100];
+
+	snprintf(expected, sizeof(expected), "sha256:%.64s", output("sha256sum %s", path));
+	return expected;
+}
+
+static const char *size_and_time(const char *path)
+{
+	static char text[100];
+	struct stat st;
+
+	MUST(stat(path, &st));
+	snprintf(text, sizeof(text), "size:%lld,mtime:%lld.%09ld", (long long)st.st_size,
+	         (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
+	return text;
+}
+
+static struct image *open_image(const char *path)
+{
+	int fd = (int)MUST(open(path, O_PATH | O_CLOEXEC));
+	struct image *image = image_of(fd, path);
+
+	CHECK(image != NULL);
+	MUST(close(fd));
+	return image;
+}
+
+/* In front of the library's: no thread can be made while there is a limit. */
+static bool no_threads;
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *),
+                   void *argument)
+{
+	int (*next)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+
+	*(void **)&next = dlsym(RTLD_NEXT, "pthread_create");
+	return no_threads ? EAGAIN : next(thread, attributes, start, argument);
+}
+
 UNIT_CASE(the_build_id_is_the_one_that_readelf_reads)
 {
 	const char *path = "/bin/cat";
@@ -118,33 +178,147 @@ UNIT_CASE(the_build_id_is_the_one_that_readelf_reads)
 	snprintf(expected, sizeof(expected), "build-id:%s",
 	         output("readelf -n %s | sed -n 's/.*Build ID: //p'", path));
 	CHECK_INT(program_of(&program, running.pid, path), 0);
-	CHECK_STRING(program.identity, expected);
-	CHECK_STRING(program.path, output("readlink -f %s", path));
+	CHECK_STRING(identity_of(program.file), expected);
+	CHECK_STRING(image_path(program.file), output("readlink -f %s", path));
 	CHECK(program.fd > 2);
 	CHECK(MUST(fcntl(program.fd, F_GETFD)) & FD_CLOEXEC);
-	CHECK(!program.script);
+	CHECK(program.script == NULL);
 	program_done(&program);
 	CHECK_INT(program.fd, -1);
 	end(&running);
 }
 
-UNIT_CASE(a_file_without_a_build_id_is_known_by_size_and_time)
+UNIT_CASE(a_file_without_a_build_id_is_known_by_its_hash)
 {
 	const char *path = copy_of_cat("bare");
 	struct running running;
 	struct program program;
-	char expected[100];
-	struct stat st;
 
 	shell("objcopy --remove-section=.note.gnu.build-id %s", path);
-	MUST(stat(path, &st));
 	running = run_plain(path);
 	CHECK_INT(program_of(&program, running.pid, path), 0);
-	snprintf(expected, sizeof(expected), "size:%lld,mtime:%lld.%09ld", (long long)st.st_size,
-	         (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
-	CHECK_STRING(program.identity, expected);
+	CHECK_STRING(hash_of(program.file), expected_hash(path));
+	CHECK_INT(image_size(program.file), strtoll(output("stat -c %%s %s", path), NULL, 10));
 	program_done(&program);
 	end(&running);
+	clean();
+}
+
+/* Source: FIPS 180-2, appendix B.1 */
+UNIT_CASE(the_hash_is_that_of_the_standard)
+{
+	const char *path = copy_of_cat("abc");
+	struct image *image;
+
+	shell("printf abc > %s", path);
+	image = open_image(path);
+	CHECK_STRING(hash_of(image), "sha256:ba7816bf8f01cfea414140de5dae2223"
+	                             "b00361a396177a9cb410ff61f20015ad");
+	image_unref(image);
+	shell(": > %s", path);
+	image = open_image(path);
+	CHECK_STRING(hash_of(image), expected_hash(path));
+	image_unref(image);
+	clean();
+}
+
+UNIT_CASE(a_file_that_several_run_is_read_once)
+{
+	const char *path = copy_of_cat("one");
+	struct image *first, *second;
+	char was[100];
+
+	shell("head -c 100000 /dev/urandom > %s", path);
+	first = open_image(path);
+	second = open_image(path);
+	CHECK(first == second);
+	image_unref(first);
+	CHECK_STRING(hash_of(second), expected_hash(path));
+	/* Other bytes, with the size and time of those before. */
+	shell("touch -r %s %s.time; head -c 100000 /dev/urandom > %s; touch -r %s.time %s", path,
+	      path, path, path, path);
+	first = open_image(path);
+	CHECK(first != second);
+	CHECK_STRING(hash_of(first), expected_hash(path));
+	snprintf(was, sizeof(was), "%s", identity_of(second));
+	CHECK(strcmp(identity_of(first), was) != 0);
+	image_unref(first);
+	image_unref(second);
+	clean();
+}
+
+UNIT_CASE(a_file_that_is_too_large_is_known_by_size_and_time)
+{
+	const char *path = copy_of_cat("large");
+	struct image *image, *after;
+
+	shell(": > %s; truncate -s %d %s", path, IMAGE_HASHED_MAX + 1, path);
+	image = open_image(path);
+	after = open_image("/etc/passwd");
+	(void)hash_of(after);
+	CHECK_STRING(identity_of(image), size_and_time(path));
+	image_unref(image);
+	image_unref(after);
+	clean();
+}
+
+UNIT_CASE(without_a_thread_a_file_is_known_by_size_and_time_until_one_can_be_made)
+{
+	const char *path = copy_of_cat("later");
+	struct image *image;
+
+	shell("echo anything > %s", path);
+	no_threads = true;
+	image = open_image(path);
+	CHECK_STRING(identity_of(image), size_and_time(path));
+	no_threads = false;
+	CHECK_STRING(hash_of(image), expected_hash(path));
+	image_unref(image);
+	clean();
+}
+
+UNIT_CASE(a_file_that_was_written_to_before_it_was_read_has_no_hash)
+{
+	const char *path = copy_of_cat("written");
+	struct image *image, *after;
+	char was[100];
+
+	shell("echo anything > %s", path);
+	no_threads = true;
+	image = open_image(path);
+	snprintf(was, sizeof(was), "%s", size_and_time(path));
+	shell("touch -d '2001-01-01' %s", path);
+	no_threads = false;
+	after = open_image("/etc/passwd");
+	/* One after the other. */
+	(void)hash_of(after);
+	CHECK_STRING(identity_of(image), was);
+	image_unref(image);
+	image_unref(after);
+	clean();
+}
+
+/* Of any age: not begun, being read, read. The sanitizer counts what is not freed. */
+UNIT_CASE(an_image_may_be_given_back_at_any_time)
+{
+	const char *path = copy_of_cat("early");
+	int before = (int)MUST(dup(0)), after;
+	struct image *image;
+
+	MUST(close(before));
+	for (int i = 0; i < 50; i++) {
+		shell(": > %s; truncate -s %d %s", path, (i + 1) << 18, path);
+		image = open_image(path);
+		for (int turn = 0; turn < i * 20; turn++)
+			sched_yield();
+		image_unref(image);
+	}
+	image = open_image("/etc/passwd");
+	CHECK_STRING(hash_of(image), expected_hash("/etc/passwd"));
+	image_unref(image);
+	after = (int)MUST(dup(0));
+	CHECK_INT(after, before);
+	MUST(close(after));
 	clean();
 }
 
@@ -194,8 +368,10 @@ static void check_script(const char *argv0, const char *path)
 	char reason[128];
 
 	CHECK_INT(program_of(&program, running.pid, argv0), 0);
-	CHECK(program.script);
-	CHECK_STRING(program.path, output("readlink -f %s", "/bin/sh"));
+	CHECK(program.script != NULL);
+	CHECK_STRING(hash_of(program.script), expected_hash(path));
+	CHECK_STRING(image_path(program.script), path);
+	CHECK_STRING(image_path(program.file), output("readlink -f %s", "/bin/sh"));
 	CHECK(!program_restartable(&program, reason, sizeof(reason)));
 	CHECK_STRING(reason, "it is a script");
 	program_done(&program);
@@ -226,7 +402,7 @@ UNIT_CASE(a_shell_that_was_asked_for_is_no_script)
 	struct program program;
 
 	CHECK_INT(program_of(&program, running.pid, "sh"), 0);
-	CHECK(!program.script);
+	CHECK(program.script == NULL);
 	program_done(&program);
 	end(&running);
 }
@@ -240,7 +416,7 @@ UNIT_CASE(a_program_that_was_replaced_meanwhile_is_no_script)
 
 	shell("cp /bin/true %s.next && mv %s.next %s", path, path, path);
 	CHECK_INT(program_of(&program, running.pid, path), 0);
-	CHECK(!program.script);
+	CHECK(program.script == NULL);
 	program_done(&program);
 	end(&running);
 	clean();
@@ -299,7 +475,7 @@ UNIT_CASE(notes_that_lie_about_their_sizes_do_no_harm)
 		damage(path, bytes[i / 3], (int)(i % 3));
 		running = run_plain(path);
 		CHECK_INT(program_of(&program, running.pid, path), 0);
-		CHECK(strncmp(program.identity, "size:", 5) == 0);
+		CHECK(strncmp(identity_of(program.file), "build-id:", 9) != 0);
 		program_done(&program);
 		end(&running);
 		MUST(unlink(path));
