@@ -92,7 +92,7 @@ static void lose_first(struct connection *connection, enum outcome outcome, int 
 
 	if (connection->value)
 		strcpy(loss.after, tally->values[connection->value - 1].text);
-	tally_outcome(tally, connection->plan->shape, outcome, &loss);
+	tally_outcome(tally, connection->plan->shape, outcome, loss.at_ns, &loss);
 	pop_flight(connection);
 	connection->lost = true;
 }
@@ -197,10 +197,9 @@ static void count_answer(struct connection *connection)
 	enum outcome outcome = outcome_of_answer(&connection->response);
 	uint64_t now_ns = clock_now_ns();
 
-	histogram_add(&tally->shapes[shape].latency, now_ns - flight_at(connection, 0)->due_ns);
-	tally->last_answer_ns = now_ns;
+	tally_answer(tally, shape, now_ns - flight_at(connection, 0)->due_ns, now_ns);
 	if (outcome == OUTCOME_OK) {
-		tally_outcome(tally, shape, outcome, NULL);
+		tally_outcome(tally, shape, outcome, now_ns, NULL);
 		pop_flight(connection);
 	} else {
 		lose_first(connection, outcome, 0, NULL);
@@ -225,7 +224,7 @@ static void take_answer(struct connection *connection)
 		return;
 	}
 	if (announced && !connection->plan->closes)
-		connection->client->tally.closes[CLOSE_ANNOUNCED]++;
+		tally_close(&connection->client->tally, CLOSE_ANNOUNCED, clock_now_ns());
 	lose_all(connection, OUTCOME_USED_CLOSED, OUTCOME_USED_CLOSED, 0, NULL);
 }
 
@@ -237,7 +236,7 @@ static void take_bytes(struct connection *connection, const char *data, size_t s
 		int r;
 
 		if (connection->in_flight == 0) {
-			connection->client->tally.closes[CLOSE_UNSOLICITED]++;
+			tally_close(&connection->client->tally, CLOSE_UNSOLICITED, clock_now_ns());
 			drop_socket(connection);
 			return;
 		}
@@ -263,7 +262,7 @@ static void take_end(struct connection *connection, int error)
 	int r;
 
 	if (connection->in_flight == 0) {
-		connection->client->tally.closes[CLOSE_UNANNOUNCED]++;
+		tally_close(&connection->client->tally, CLOSE_UNANNOUNCED, clock_now_ns());
 		drop_socket(connection);
 		return;
 	}

@@ -5,7 +5,7 @@
  */
 #include "histogram.h"
 
-static size_t bucket_of(uint64_t value)
+size_t histogram_bucket(uint64_t value)
 {
 	unsigned int bits;
 
@@ -17,8 +17,7 @@ static size_t bucket_of(uint64_t value)
 	return ((size_t)bits << HISTOGRAM_SUB_BITS) + (value >> bits);
 }
 
-/* The largest value that falls into the bucket. */
-static uint64_t bucket_end(size_t bucket)
+uint64_t histogram_bucket_end(size_t bucket)
 {
 	size_t bits = bucket >> HISTOGRAM_SUB_BITS;
 	uint64_t mantissa = bucket & ((1u << HISTOGRAM_SUB_BITS) - 1);
@@ -36,7 +35,7 @@ void histogram_add(struct histogram *histogram, uint64_t value)
 	histogram->sum += value;
 	if (value > histogram->max)
 		histogram->max = value;
-	histogram->buckets[bucket_of(value)]++;
+	histogram->buckets[histogram_bucket(value)]++;
 }
 
 void histogram_merge(struct histogram *into, const struct histogram *from)
@@ -64,7 +63,7 @@ uint64_t histogram_at(const struct histogram *histogram, unsigned int per_100k)
 		seen += histogram->buckets[i];
 		if (seen < wanted)
 			continue;
-		end = bucket_end(i);
+		end = histogram_bucket_end(i);
 		return end < histogram->max ? end : histogram->max;
 	}
 	return histogram->max;

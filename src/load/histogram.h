@@ -23,6 +23,12 @@ struct histogram {
 
 void histogram_add(struct histogram *histogram, uint64_t value);
 
+/** histogram_bucket - the bucket into which a value falls */
+size_t histogram_bucket(uint64_t value);
+
+/** histogram_bucket_end - the largest value that falls into it */
+uint64_t histogram_bucket_end(size_t bucket);
+
 /** histogram_merge - adds all values of @from to @into */
 void histogram_merge(struct histogram *into, const struct histogram *from);
 

@@ -57,6 +57,12 @@ void json_decimal(struct json *json, const char *key, double value)
 	fprintf(json->out, "%.3f", value);
 }
 
+void json_null(struct json *json, const char *key)
+{
+	put_key(json, key);
+	fputs("null", json->out);
+}
+
 void json_text(struct json *json, const char *key, const char *value)
 {
 	put_key(json, key);

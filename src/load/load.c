@@ -452,6 +452,7 @@ int load_run(struct load *load)
 	/* The kernel's usual slack of 50 us would show in an open loop's latency. */
 	prctl(PR_SET_TIMERSLACK, 1);
 	load->start_ns = clock_now_ns();
+	tally->timeline.start_ns = load->start_ns;
 	if (load->options->duration_ns)
 		load->end_ns = load->start_ns + load->options->duration_ns;
 	if (load->options->progress_ns)
@@ -466,5 +467,6 @@ int load_run(struct load *load)
 			take_event(load, &events[i]);
 		take_time(load, clock_now_ns());
 	}
+	timeline_extend(&tally->timeline, load->stop_ns);
 	return 0;
 }

@@ -83,6 +83,8 @@ static const struct option_info option_infos[] = {
 	{ "ipv6", NULL, "use an IPv6 address of the host", FLAG(ipv6) },
 	{ .help = "Result" },
 	{ "json", NULL, "one JSON object a line, see below", FLAG(json) },
+	{ "timeline", NULL, "with --json: the run in steps of 100 ms is part of the result",
+	  FLAG(timeline) },
 	{ "progress", "TIME", "say how it goes every TIME", DURATION(progress_ns) },
 	{ "max-lost", "N", "exit 0 with up to N losses and unannounced closes (0)",
 	  NUMBER(max_lost, 0, UINT64_MAX) },
@@ -294,6 +296,8 @@ static int check_options(struct options *options, struct options_error *error)
 		return refuse(error, "--timeout and --connect-timeout must be more than 0");
 	if (options->idle_think_ns == 0 || options->half_think_ns == 0)
 		return refuse(error, "--idle and --half need a think time of more than 0");
+	if (options->timeline && !options->json)
+		return refuse(error, "--timeline is a part of the result with --json");
 	if (options->ipv4 && options->ipv6)
 		return refuse(error, "--ipv4 and --ipv6 exclude each other");
 	if (options->echo && options->expect && options->connections[SHAPE_POST])
@@ -371,7 +375,11 @@ static const char help_end[] =
 	"            open loop from when they were due; header: {values: {VALUE: answers},\n"
 	"            seen: {VALUE: {first_ms, last_ms}}, missing, other,\n"
 	"            connections_backwards: those on which the number became smaller};\n"
-	"            shapes: the same for each; losses: the first 20 in detail\n"
+	"            shapes: the same for each; losses: the first 20 in detail; timeline (with\n"
+	"            --timeline): arrays with an element for each step of step_ms, 100 or, in a\n"
+	"            run of more than 2400 steps, doubled as often as needed: ok, failures by\n"
+	"            outcome, closes by kind (those that occurred), latency_us p50, p99, max\n"
+	"            (null without an answer)\n"
 	"  error     it could not run: outcome own_limit, unresolvable or failed, and a message\n"
 	"Times in ms count from monotonic_ms of the same line, which is CLOCK_MONOTONIC.\n"
 	"\n"

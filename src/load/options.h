@@ -33,7 +33,7 @@ struct options {
 	const char *method, *expect, *count_header;
 	const char *headers[OPTIONS_MAX_HEADERS];
 	size_t headers_count;
-	bool echo, json, ipv4, ipv6, help, version;
+	bool echo, json, timeline, ipv4, ipv6, help, version;
 };
 
 /** struct options_error - a sentence that says what is wrong and with which option */

@@ -217,6 +217,71 @@ static void put_losses(struct json *json, const struct load *load)
 	json_close(json, ']');
 }
 
+static void put_outcome_steps(struct json *json, const struct timeline *timeline, const char *key,
+                              enum outcome outcome)
+{
+	json_open(json, key, '[');
+	for (size_t i = 0; i < timeline->count; i++)
+		json_number(json, NULL, timeline->steps[i].outcomes[outcome]);
+	json_close(json, ']');
+}
+
+static void put_close_steps(struct json *json, const struct timeline *timeline,
+                            enum close_kind kind)
+{
+	json_open(json, close_infos[kind].key, '[');
+	for (size_t i = 0; i < timeline->count; i++)
+		json_number(json, NULL, timeline->steps[i].closes[kind]);
+	json_close(json, ']');
+}
+
+static void put_latency_steps(struct json *json, const struct timeline *timeline, const char *key,
+                              unsigned int per_100k)
+{
+	json_open(json, key, '[');
+	for (size_t i = 0; i < timeline->count; i++) {
+		const struct timeline_step *step = &timeline->steps[i];
+
+		if (step->answers)
+			json_number(json, NULL, timeline_latency(step, per_100k) / NS_PER_US);
+		else
+			json_null(json, NULL);
+	}
+	json_close(json, ']');
+}
+
+/* Rows that are zero throughout are left out, but for those that everyone asks for. */
+static void put_timeline(struct json *json, const struct load *load)
+{
+	const struct tally *tally = &load->client.tally;
+	const struct timeline *timeline = &tally->timeline;
+
+	if (!load->options->timeline)
+		return;
+	json_open(json, "timeline", '{');
+	json_number(json, "step_ms", timeline->width_ns / NS_PER_MS);
+	json_number(json, "steps", timeline->count);
+	put_outcome_steps(json, timeline, "ok", OUTCOME_OK);
+	json_open(json, "failures", '{');
+	for (size_t i = OUTCOME_OK + 1; i < OUTCOMES; i++) {
+		if (tally_sum(tally, (enum outcome)i))
+			put_outcome_steps(json, timeline, outcome_infos[i].key, (enum outcome)i);
+	}
+	json_close(json, '}');
+	json_open(json, "closes", '{');
+	for (size_t i = 0; i < CLOSES; i++) {
+		if (tally->closes[i] || i == CLOSE_UNANNOUNCED)
+			put_close_steps(json, timeline, (enum close_kind)i);
+	}
+	json_close(json, '}');
+	json_open(json, "latency_us", '{');
+	put_latency_steps(json, timeline, "p50", 50000);
+	put_latency_steps(json, timeline, "p99", 99000);
+	put_latency_steps(json, timeline, "max", 100000);
+	json_close(json, '}');
+	json_close(json, '}');
+}
+
 static void sum_latency(const struct load *load, struct histogram *ret_latency)
 {
 	*ret_latency = (struct histogram){ 0 };
@@ -249,6 +314,7 @@ static void report_json(const struct load *load, const struct histogram *latency
 	}
 	json_close(&json, '}');
 	put_losses(&json, load);
+	put_timeline(&json, load);
 	json_close(&json, '}');
 	json_end(&json);
 }

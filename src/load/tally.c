@@ -11,18 +11,22 @@
 int tally_init(struct tally *tally)
 {
 	*tally = (struct tally){ .buckets = calloc(BUCKETS, sizeof(uint32_t)) };
-	return tally->buckets ? 0 : -ENOMEM;
+	if (!tally->buckets)
+		return -ENOMEM;
+	return timeline_init(&tally->timeline);
 }
 
 void tally_done(struct tally *tally)
 {
 	free(tally->values);
 	free(tally->buckets);
+	timeline_done(&tally->timeline);
 }
 
-void tally_outcome(struct tally *tally, enum shape shape, enum outcome outcome,
+void tally_outcome(struct tally *tally, enum shape shape, enum outcome outcome, uint64_t now_ns,
                    const struct loss *loss)
 {
+	timeline_outcome(&tally->timeline, now_ns, outcome);
 	tally->shapes[shape].outcomes[outcome]++;
 	tally->finished++;
 	if (outcome_infos[outcome].kind == OUTCOME_GOOD) {
@@ -33,6 +37,19 @@ void tally_outcome(struct tally *tally, enum shape shape, enum outcome outcome,
 		tally->lost++;
 	if (loss && tally->losses_kept < TALLY_KEPT_LOSSES)
 		tally->losses[tally->losses_kept++] = *loss;
+}
+
+void tally_answer(struct tally *tally, enum shape shape, uint64_t latency_ns, uint64_t now_ns)
+{
+	histogram_add(&tally->shapes[shape].latency, latency_ns);
+	timeline_answer(&tally->timeline, now_ns, latency_ns);
+	tally->last_answer_ns = now_ns;
+}
+
+void tally_close(struct tally *tally, enum close_kind kind, uint64_t now_ns)
+{
+	tally->closes[kind]++;
+	timeline_close(&tally->timeline, now_ns, kind);
 }
 
 /* FNV-1a. */

@@ -8,6 +8,7 @@
 
 #include "histogram.h"
 #include "outcome.h"
+#include "timeline.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -49,6 +50,7 @@ struct tally {
 	uint64_t opened;         /* connections */
 	uint64_t closes[CLOSES]; /* connections that closed while idle */
 	uint64_t bytes_received;
+	struct timeline timeline;
 	uint64_t first_sent_ns, last_answer_ns;
 	struct loss losses[TALLY_KEPT_LOSSES];
 	size_t losses_kept;
@@ -64,8 +66,14 @@ int tally_init(struct tally *tally);
 void tally_done(struct tally *tally);
 
 /** tally_outcome - one request has ended; @loss is filled in where it was lost */
-void tally_outcome(struct tally *tally, enum shape shape, enum outcome outcome,
+void tally_outcome(struct tally *tally, enum shape shape, enum outcome outcome, uint64_t now_ns,
                    const struct loss *loss);
+
+/** tally_answer - a whole answer has come, whatever its status; its outcome is counted apart */
+void tally_answer(struct tally *tally, enum shape shape, uint64_t latency_ns, uint64_t now_ns);
+
+/** tally_close - a connection has closed while idle */
+void tally_close(struct tally *tally, enum close_kind kind, uint64_t now_ns);
 
 /** tally_value - counts a header's value; returns 1 + its index, 0 for "other" */
 uint32_t tally_value(struct tally *tally, const char *text, size_t size, uint32_t guess,

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -663,6 +664,59 @@ def test_a_number_that_grows_is_not_backwards(run):
         done = run(server, "--keepalive", 3, "--requests", 60, "--count-header", "g")
     assert sum(done.result["header"]["values"].values()) == 60
     assert done.result["header"]["connections_backwards"] == 0
+
+
+# The run in steps.
+
+
+def test_the_timeline_tells_when(run):
+    """Half a second with good answers, then with bad ones and closes: the sums are the result's, and
+    each kind stands where it happened."""
+    begun = []
+
+    def script(connection):
+        begun.append(time.monotonic())
+        while connection.request() is not None:
+            good = time.monotonic() - begun[0] < 0.5
+            connection.send(answer(status=b"200 OK" if good else b"503 Busy"))
+            if not good:
+                connection.close()
+                return
+
+    with Server(script) as server:
+        done = run(server, "--idle", "2:10ms", "--duration", "1s", "--timeline")
+    line = done.result["timeline"]
+    assert line["step_ms"] == 100 and line["steps"] >= 10
+    rows = [line["ok"], *line["failures"].values(), *line["closes"].values(), *line["latency_us"].values()]
+    assert {len(row) for row in rows} == {line["steps"]}
+    assert sum(line["ok"]) == done.result["ok"] and line["ok"][0] > 0
+    assert set(line["failures"]) == {"status_5xx"}
+    assert sum(line["failures"]["status_5xx"]) == done.outcomes["status_5xx"]
+    assert sum(line["failures"]["status_5xx"][:5]) == 0
+    assert sum(line["closes"]["idle_closed_unannounced"]) == done.closes["idle_closed_unannounced"]
+    assert max(line["latency_us"]["max"]) == int(done.result["latency_us"]["max"])
+    for p50, p99, longest in zip(*line["latency_us"].values()):
+        assert p50 is None or p50 <= p99 <= longest
+
+
+def test_steps_in_which_nothing_was_answered_are_there_and_say_so(run):
+    def script(connection):
+        connection.request()
+        connection.send(answer())
+        while connection.more():
+            pass
+
+    with Server(script) as server:
+        done = run(server, "--requests", 2, "--timeout", "500ms", "--timeline")
+    line = done.result["timeline"]
+    assert line["latency_us"]["p50"][1:4] == [None] * 3 and line["ok"][1:4] == [0] * 3
+    assert done.outcomes == {"ok": 1, "timeout": 1}
+    assert line["steps"] >= 5 and sum(line["failures"]["timeout"]) == 1
+
+
+def test_without_the_option_there_is_no_timeline(run):
+    with Server(serving(answer())) as server:
+        assert "timeline" not in run(server, "--requests", 2).result
 
 
 # The end.

@@ -8,6 +8,7 @@
 #include "load/plan.h"
 #include "load/response.h"
 #include "load/tally.h"
+#include "load/timeline.h"
 #include "load/timers.h"
 #include "load/url.h"
 
@@ -380,6 +381,81 @@ UNIT_CASE(a_histogram_takes_every_value)
 	histogram_merge(&sum, &histogram);
 	CHECK_INT(sum.count, 256);
 	CHECK(sum.max == histogram.max);
+}
+
+UNIT_CASE(a_timeline_has_a_step_for_every_100_ms)
+{
+	struct timeline timeline;
+
+	CHECK_INT(timeline_init(&timeline), 0);
+	timeline.start_ns = 7 * NS_PER_S;
+	timeline_outcome(&timeline, 7 * NS_PER_S, OUTCOME_OK);
+	timeline_outcome(&timeline, 7 * NS_PER_S + 100 * NS_PER_MS - 1, OUTCOME_REFUSED);
+	timeline_outcome(&timeline, 7 * NS_PER_S + 100 * NS_PER_MS, OUTCOME_OWN_LIMIT);
+	timeline_close(&timeline, 7 * NS_PER_S + 350 * NS_PER_MS, CLOSE_UNANNOUNCED);
+	CHECK_INT(timeline.count, 4);
+	timeline_extend(&timeline, 7 * NS_PER_S + 400 * NS_PER_MS);
+	CHECK_INT(timeline.count, 4);
+	timeline_extend(&timeline, 7 * NS_PER_S + 401 * NS_PER_MS);
+	CHECK_INT(timeline.count, 5);
+	CHECK_INT(timeline.steps[0].outcomes[OUTCOME_OK], 1);
+	CHECK_INT(timeline_lost(&timeline.steps[0]), 1);
+	CHECK_INT(timeline_lost(&timeline.steps[1]), 0);
+	CHECK_INT(timeline.steps[3].closes[CLOSE_UNANNOUNCED], 1);
+	CHECK_INT(timeline_latency(&timeline.steps[3], 50000), 0);
+	timeline_done(&timeline);
+}
+
+UNIT_CASE(a_step_knows_its_percentiles_to_four_per_cent)
+{
+	struct timeline timeline;
+
+	CHECK_INT(timeline_init(&timeline), 0);
+	for (uint64_t value = 1; value <= 20000; value++)
+		timeline_answer(&timeline, 5, value * 10 * NS_PER_US);
+	for (unsigned int share = 100; share <= 100000; share += 100) {
+		uint64_t exact = (uint64_t)share * 2 * NS_PER_US;
+		uint64_t found = timeline_latency(&timeline.steps[0], share);
+
+		if (found < exact || found > exact + exact / 25 + 1)
+			UNIT_FAIL("%llu for %llu", (unsigned long long)found,
+			          (unsigned long long)exact);
+	}
+	for (unsigned int bit = 0; bit < 64; bit++)
+		timeline_answer(&timeline, 5, UINT64_C(1) << bit);
+	CHECK(timeline_latency(&timeline.steps[0], 100000) == UINT64_C(1) << 63);
+	timeline_done(&timeline);
+}
+
+UNIT_CASE(the_steps_of_a_long_run_are_wider_and_lose_nothing)
+{
+	struct timeline timeline;
+	uint64_t sums[3] = { 0 };
+
+	CHECK_INT(timeline_init(&timeline), 0);
+	/* Three answers a second, one of them slow, for an hour. */
+	for (uint64_t s = 0; s < 3600; s++) {
+		for (uint64_t i = 0; i < 3; i++) {
+			uint64_t at_ns = s * NS_PER_S + i * 300 * NS_PER_MS;
+
+			timeline_outcome(&timeline, at_ns, i ? OUTCOME_OK : OUTCOME_TIMEOUT);
+			timeline_answer(&timeline, at_ns, (i ? 1 : 1000) * NS_PER_MS);
+		}
+		timeline_close(&timeline, s * NS_PER_S, CLOSE_ANNOUNCED);
+	}
+	CHECK_INT(timeline.width_ns, 1600 * NS_PER_MS);
+	CHECK_INT(timeline.count, 2250);
+	for (size_t i = 0; i < timeline.count; i++) {
+		sums[0] += timeline.steps[i].outcomes[OUTCOME_OK];
+		sums[1] += timeline.steps[i].answers;
+		sums[2] += timeline.steps[i].closes[CLOSE_ANNOUNCED];
+		CHECK(timeline.steps[i].max_ns == NS_PER_S);
+		CHECK(timeline_latency(&timeline.steps[i], 50000) < 2 * NS_PER_MS);
+	}
+	CHECK_INT(sums[0], 7200);
+	CHECK_INT(sums[1], 10800);
+	CHECK_INT(sums[2], 3600);
+	timeline_done(&timeline);
 }
 
 /* Timers are set, moved and cleared at random; a plain array says what is right. */
