@@ -163,7 +163,7 @@ static void count_value(struct connection *connection, uint64_t now_ns)
 	uint64_t number;
 	char *end;
 
-	if (!response->rules->count_name)
+	if (!response->rules->count_name && !response->rules->pattern)
 		return;
 	if (!response->has_counted) {
 		tally->value_missing++;

@@ -57,6 +57,12 @@ void json_decimal(struct json *json, const char *key, double value)
 	fprintf(json->out, "%.3f", value);
 }
 
+void json_bool(struct json *json, const char *key, bool value)
+{
+	put_key(json, key);
+	fputs(value ? "true" : "false", json->out);
+}
+
 void json_null(struct json *json, const char *key)
 {
 	put_key(json, key);

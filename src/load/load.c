@@ -109,7 +109,17 @@ static int init_descriptors(struct load *load)
 	return 0;
 }
 
-int load_init(struct load *load, const struct options *options, const struct target *target)
+static void end_restart(const struct restarts *restarts, size_t number)
+{
+	size_t place = offsetof(struct load, restarts);
+	const struct load *load = (const struct load *)((const char *)restarts - place);
+
+	if (load->on_restart)
+		load->on_restart(load, number);
+}
+
+int load_init(struct load *load, const struct options *options, const struct target *target,
+              const struct command_setting *setting)
 {
 	int r;
 
@@ -126,6 +136,10 @@ int load_init(struct load *load, const struct options *options, const struct tar
 	r = init_memory(load);
 	if (r == 0)
 		r = init_descriptors(load);
+	if (r == 0)
+		r = restarts_init(&load->restarts, options, &load->client.tally,
+		                  load->client.epoll_fd, setting);
+	load->restarts.on_end = end_restart;
 	if (r < 0)
 		load_done(load);
 	return r;
@@ -139,6 +153,7 @@ void load_done(struct load *load)
 		connection_done(&load->connections[i]);
 	for (size_t shape = 0; shape < SHAPES; shape++)
 		plan_done(&load->plans[shape]);
+	restarts_done(&load->restarts);
 	free(load->connections);
 	free(load->flights);
 	free(client->buffer);
@@ -288,6 +303,7 @@ static void stop(struct load *load, uint64_t at_ns)
 		return;
 	load->stopping = true;
 	load->stop_ns = at_ns;
+	restarts_stop(&load->restarts, at_ns);
 	for (size_t i = 0; i < load->count; i++) {
 		struct connection *connection = &load->connections[i];
 
@@ -299,6 +315,7 @@ static void stop(struct load *load, uint64_t at_ns)
 
 static void abandon(struct load *load)
 {
+	restarts_abandon(&load->restarts, clock_now_ns());
 	for (size_t i = 0; i < load->count; i++)
 		connection_close(&load->connections[i]);
 }
@@ -321,6 +338,10 @@ static void take_event(struct load *load, const struct epoll_event *event)
 
 	if (event->data.u64 == SIGNAL_SOURCE) {
 		take_signal(load);
+		return;
+	}
+	if (event->data.u64 == RESTART_SOURCE) {
+		restarts_take_event(&load->restarts, clock_now_ns());
 		return;
 	}
 	/*
@@ -406,6 +427,12 @@ static void take_time(struct load *load, uint64_t now_ns)
 		if (load->on_progress)
 			load->on_progress(load);
 	}
+	if (load->tick_ns && load->tick_ns <= now_ns) {
+		load->tick_ns = now_ns + load->tick_every_ns;
+		load->on_tick(load);
+	}
+	if (restarts_take_time(&load->restarts, now_ns))
+		stop(load, now_ns);
 	if (load->end_ns && load->end_ns <= now_ns)
 		stop(load, load->end_ns);
 	if (limit && load->client.tally.started >= limit)
@@ -415,9 +442,14 @@ static void take_time(struct load *load, uint64_t now_ns)
 static uint64_t next_time(const struct load *load)
 {
 	uint64_t next = timers_next(&load->client.timers);
+	uint64_t restart_ns = restarts_next_time(&load->restarts);
 
 	if (load->progress_ns && load->progress_ns < next)
 		next = load->progress_ns;
+	if (load->tick_ns && load->tick_ns < next)
+		next = load->tick_ns;
+	if (restart_ns < next)
+		next = restart_ns;
 	if (load->stopping)
 		return next;
 	if (load->end_ns && load->end_ns < next)
@@ -444,6 +476,14 @@ static int wait_until(int epoll_fd, struct epoll_event *events, uint64_t until_n
 	return count;
 }
 
+static bool is_busy(const struct load *load)
+{
+	const struct tally *tally = &load->client.tally;
+
+	return !load->stopping || tally->finished < tally->started ||
+	       restarts_running(&load->restarts);
+}
+
 int load_run(struct load *load)
 {
 	struct epoll_event events[MAX_EVENTS];
@@ -457,8 +497,11 @@ int load_run(struct load *load)
 		load->end_ns = load->start_ns + load->options->duration_ns;
 	if (load->options->progress_ns)
 		load->progress_ns = load->start_ns + load->options->progress_ns;
+	if (load->on_tick)
+		load->tick_ns = load->start_ns + load->tick_every_ns;
+	restarts_start(&load->restarts, load->start_ns);
 	take_time(load, load->start_ns);
-	while (!load->stopping || tally->finished < tally->started) {
+	while (is_busy(load)) {
 		int count = wait_until(load->client.epoll_fd, events, next_time(load));
 
 		if (count < 0)
@@ -468,5 +511,6 @@ int load_run(struct load *load)
 		take_time(load, clock_now_ns());
 	}
 	timeline_extend(&tally->timeline, load->stop_ns);
+	restarts_finish(&load->restarts);
 	return 0;
 }

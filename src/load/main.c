@@ -1,20 +1,29 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * segue-load: a load client that never retries and counts what becomes of each request. Exit
- * status: 0 nothing lost, 1 something lost, 2 wrong usage, 3 it could not run.
+ * status: 0 nothing lost, 1 something lost, 2 wrong usage, 3 it could not run, 4 a command of
+ * --restart failed.
  */
+#include "clock.h"
+#include "display.h"
+#include "draft.h"
+#include "figures.h"
 #include "load.h"
+#include "page.h"
 #include "report.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 
 enum {
 	EXIT_NOTHING_LOST = 0,
 	EXIT_LOST = 1,
 	EXIT_USAGE = 2,
 	EXIT_CANNOT_RUN = 3,
+	EXIT_RESTART_FAILED = 4,
 };
 
 /* Standard streams, epoll, signals, and some for the C library. */
@@ -62,27 +71,105 @@ static int exit_status(const struct load *load)
 		                "memory: the count of losses is not the server's\n");
 		return EXIT_CANNOT_RUN;
 	}
-	return report_losses(load) > load->options->max_lost ? EXIT_LOST : EXIT_NOTHING_LOST;
+	if (load->restarts.failed)
+		return EXIT_RESTART_FAILED;
+	return figures_losses(load) > load->options->max_lost ? EXIT_LOST : EXIT_NOTHING_LOST;
 }
 
-static int run(const struct options *options, const struct target *target)
+/* Before the load, so that nothing was in vain. */
+static int check_report(const struct options *options)
+{
+	char message[512];
+	int r;
+
+	if (!options->report)
+		return 0;
+	r = draft_check(options->report);
+	if (r == 0)
+		return 0;
+	snprintf(message, sizeof(message), "the report cannot be written to %s: %s (see --report)",
+	         options->report, r == -EINVAL ? "it is no file" : strerror(-r));
+	report_error(options, "failed", message);
+	return -1;
+}
+
+static int write_report(const struct page *page)
+{
+	const struct options *options = page->load->options;
+	struct draft draft;
+	char message[512];
+	int r;
+
+	if (!options->report)
+		return 0;
+	r = draft_open(&draft, options->report);
+	if (r == 0) {
+		page_print(draft.out, page);
+		r = draft_commit(&draft);
+	}
+	if (r == 0)
+		return 0;
+	snprintf(message, sizeof(message), "the report could not be written to %s: %s",
+	         options->report, strerror(-r));
+	report_error(options, "failed", message);
+	return -1;
+}
+
+/* What is said goes above the display, which is drawn again at once. */
+
+static struct display display;
+
+static void say_progress(const struct load *load)
+{
+	display_clear(&display);
+	report_progress(load);
+	display_draw(&display, load);
+}
+
+static void say_restart(const struct load *load, size_t number)
+{
+	display_clear(&display);
+	report_restart(load, number);
+	display_draw(&display, load);
+}
+
+static void draw(const struct load *load)
+{
+	display_draw(&display, load);
+}
+
+static void set_up_display(struct load *load, const struct options *options)
+{
+	display_init(&display, options);
+	load->on_progress = say_progress;
+	load->on_restart = say_restart;
+	if (!display.active)
+		return;
+	load->on_tick = draw;
+	load->tick_every_ns = DISPLAY_EVERY_NS;
+}
+
+static int run(const struct options *options, const struct target *target,
+               const struct command_setting *setting, struct page *page)
 {
 	static struct load load;
 	int r, status = EXIT_CANNOT_RUN;
 
-	r = load_init(&load, options, target);
+	r = load_init(&load, options, target, setting);
 	if (r < 0) {
 		report_error(options, "failed", strerror(-r));
 		return EXIT_CANNOT_RUN;
 	}
 	load.on_running = report_running;
-	load.on_progress = report_progress;
+	set_up_display(&load, options);
 	r = load_run(&load);
+	display_draw(&display, &load);
 	if (r < 0) {
 		report_error(options, "failed", strerror(-r));
 	} else {
 		report_result(&load);
-		status = exit_status(&load);
+		page->load = &load;
+		status = write_report(page) < 0 ? EXIT_CANNOT_RUN : exit_status(&load);
 	}
 	load_done(&load);
 	return status;
@@ -90,10 +177,14 @@ static int run(const struct options *options, const struct target *target)
 
 int main(int argc, char **argv)
 {
+	struct page page = { .argc = argc, .argv = argv, .started_at = time(NULL) };
+	struct command_setting setting;
 	struct options_error error;
 	struct options options;
 	struct target target;
+	int status = EXIT_CANNOT_RUN;
 
+	command_setting_get(&setting);
 	if (options_parse(argc, argv, &options, &error) < 0) {
 		fprintf(stderr, "segue-load: %s\n", error.text);
 		return EXIT_USAGE;
@@ -106,7 +197,9 @@ int main(int argc, char **argv)
 		printf("segue-load %s\n", SEGUE_VERSION);
 		return EXIT_NOTHING_LOST;
 	}
-	if (raise_limit(&options) < 0 || find_target(&options, &target) < 0)
-		return EXIT_CANNOT_RUN;
-	return run(&options, &target);
+	if (raise_limit(&options) == 0 && check_report(&options) == 0 &&
+	    find_target(&options, &target) == 0)
+		status = run(&options, &target, &setting, &page);
+	options_done(&options);
+	return status;
 }

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <string.h>
+#include <strings.h>
 
 enum option_type {
 	OPTION_FLAG,
@@ -81,16 +82,36 @@ static const struct option_info option_infos[] = {
 	{ "count-header", "NAME", "count answers by this header's value", TEXT(count_header) },
 	{ "ipv4", NULL, "use an IPv4 address of the host", FLAG(ipv4) },
 	{ "ipv6", NULL, "use an IPv6 address of the host", FLAG(ipv6) },
+	{ .help = "Restarts under load (default: --new 4 --keepalive 8 --idle 20)" },
+	{ "restart", "COMMAND", "run COMMAND with sh during the load, and tell what it costs",
+	  TEXT(restart) },
+	{ "every", "TIME", "so often, never two at once (2s)", DURATION(every_ns) },
+	{ "count", "N", "so many times (10); sets how long the load lasts",
+	  NUMBER(count, 1, OPTIONS_MAX_RESTARTS) },
+	{ "restart-timeout", "TIME", "for one COMMAND, which is then killed (60s)",
+	  DURATION(restart_timeout_ns) },
+	{ "generation-header", "NAME",
+	  "an answer with a value of this header that was never seen before is the\n"
+	  "first of a new generation (Segue-Generation, or what --count-header says)",
+	  TEXT(generation_header) },
+	{ "generation-pattern", "REGEX",
+	  "the same with what REGEX, or its first parentheses, match in head or body",
+	  TEXT(generation_pattern) },
 	{ .help = "Result" },
 	{ "json", NULL, "one JSON object a line, see below", FLAG(json) },
 	{ "timeline", NULL, "with --json: the run in steps of 100 ms is part of the result",
 	  FLAG(timeline) },
+	{ "report", "FILE", "write the result as a page of HTML that needs nothing else",
+	  TEXT(report) },
 	{ "progress", "TIME", "say how it goes every TIME", DURATION(progress_ns) },
 	{ "max-lost", "N", "exit 0 with up to N losses and unannounced closes (0)",
 	  NUMBER(max_lost, 0, UINT64_MAX) },
 	{ "help", NULL, "this text", FLAG(help) },
 	{ "version", NULL, "the version", FLAG(version) },
 };
+
+/* Of a number or a time whose being there is an error where something else is not. */
+#define UNTOLD UINT64_MAX
 
 #define OPTION_INFOS (sizeof(option_infos) / sizeof(option_infos[0]))
 
@@ -273,6 +294,12 @@ static int take_option(int argc, char **argv, int *at, struct options *options,
 	return set_option(info, value, options, error);
 }
 
+void options_done(struct options *options)
+{
+	if (options->generation_pattern)
+		regfree(&options->pattern);
+}
+
 uint64_t options_total(const struct options *options)
 {
 	uint64_t total = 0;
@@ -282,8 +309,74 @@ uint64_t options_total(const struct options *options)
 	return total;
 }
 
+/* Which header is counted; without restarts nothing but --count-header asks for one. */
+static int check_generation(struct options *options, struct options_error *error)
+{
+	const char *named = options->generation_header, *counted = options->count_header;
+
+	if (!options->restart && (named || options->generation_pattern))
+		return refuse(error, "--%s is for --restart; --count-header counts without it",
+		              named ? "generation-header" : "generation-pattern");
+	if (named && options->generation_pattern)
+		return refuse(error,
+		              "--generation-header and --generation-pattern exclude each other");
+	if (counted && options->generation_pattern)
+		return refuse(error, "--count-header and --generation-pattern exclude each other");
+	if (named && counted && strcasecmp(named, counted))
+		return refuse(error,
+		              "--generation-header %s and --count-header %s: only one "
+		              "header can be counted",
+		              named, counted);
+	if (named && !is_token(named, strlen(named)))
+		return refuse(error, "--generation-header: '%s' is no name of a header", named);
+	if (!named)
+		options->generation_header = counted;
+	if (options->restart && !options->generation_header && !options->generation_pattern)
+		options->generation_header = "Segue-Generation";
+	return 0;
+}
+
+static int check_restart(struct options *options, struct options_error *error)
+{
+	bool told = options->every_ns != UNTOLD || options->count != UNTOLD ||
+	            options->restart_timeout_ns != UNTOLD;
+
+	if (!options->restart && told)
+		return refuse(error, "--every, --count and --restart-timeout are for --restart");
+	if (options->restart && (options->duration_ns || options->requests))
+		return refuse(error, "--restart says how long the load lasts (--count times "
+		                     "--every): --duration and --requests exclude it");
+	if (options->restart && !options->restart[strspn(options->restart, " \t\n")])
+		return refuse(error, "--restart: the command is empty");
+	if (!options->restart)
+		return 0;
+	if (!options->every_ns || !options->restart_timeout_ns)
+		return refuse(error, "--every and --restart-timeout must be more than 0");
+	if (options->every_ns == UNTOLD)
+		options->every_ns = 2 * NS_PER_S;
+	if (options->count == UNTOLD)
+		options->count = 10;
+	if (options->restart_timeout_ns == UNTOLD)
+		options->restart_timeout_ns = 60 * NS_PER_S;
+	return 0;
+}
+
+/* What of connections there is where the user names none. */
+static void choose_connections(struct options *options)
+{
+	if (options_total(options))
+		return;
+	options->connections[SHAPE_KEEPALIVE] = options->restart ? 8 : 1;
+	if (!options->restart)
+		return;
+	options->connections[SHAPE_NEW] = 4;
+	options->connections[SHAPE_IDLE] = 20;
+}
+
 static int check_options(struct options *options, struct options_error *error)
 {
+	int r;
+
 	const char *why;
 
 	if (!options->url_text)
@@ -302,13 +395,31 @@ static int check_options(struct options *options, struct options_error *error)
 		return refuse(error, "--ipv4 and --ipv6 exclude each other");
 	if (options->echo && options->expect && options->connections[SHAPE_POST])
 		return refuse(error, "--expect and --echo exclude each other with --post");
-	if (options_total(options) == 0)
-		options->connections[SHAPE_KEEPALIVE] = 1;
+	choose_connections(options);
 	if (options_total(options) > OPTIONS_MAX_CONNECTIONS)
 		return refuse(error, "more than %d connections", OPTIONS_MAX_CONNECTIONS);
-	if (options->duration_ns == 0 && options->requests == 0)
+	r = check_restart(options, error);
+	if (r < 0)
+		return r;
+	if (options->duration_ns == 0 && options->requests == 0 && !options->restart)
 		options->duration_ns = 10 * NS_PER_S;
-	return 0;
+	return check_generation(options, error);
+}
+
+/* In its place: a compiled pattern is not to be copied. */
+static int compile_pattern(struct options *options, struct options_error *error)
+{
+	char why[128];
+	int r;
+
+	if (!options->generation_pattern)
+		return 0;
+	r = regcomp(&options->pattern, options->generation_pattern, REG_EXTENDED | REG_NEWLINE);
+	if (r == 0)
+		return 0;
+	regerror(r, &options->pattern, why, sizeof(why));
+	return refuse(error, "--generation-pattern: '%s' is no regular expression: %s",
+	              options->generation_pattern, why);
 }
 
 int options_parse(int argc, char **argv, struct options *ret_options, struct options_error *error)
@@ -322,6 +433,9 @@ int options_parse(int argc, char **argv, struct options *ret_options, struct opt
 		.connect_timeout_ns = 10 * NS_PER_S,
 		.pause_ns = 10 * NS_PER_MS,
 		.body_size = 64,
+		.every_ns = UNTOLD,
+		.count = UNTOLD,
+		.restart_timeout_ns = UNTOLD,
 		.method = "GET",
 	};
 	int r;
@@ -344,7 +458,7 @@ int options_parse(int argc, char **argv, struct options *ret_options, struct opt
 			return r;
 	}
 	*ret_options = options;
-	return 0;
+	return compile_pattern(ret_options, error);
 }
 
 static const char help_begin[] =
@@ -363,7 +477,8 @@ static const char help_end[] =
 	"TIME and THINK are written 500ms, 30s, 2m.\n"
 	"\n"
 	"INT and TERM end the load: no request is sent any more, answers that are due are waited\n"
-	"for (each up to --timeout). A second signal ends that, too.\n"
+	"for (each up to --timeout), so is a command of --restart. A second signal ends that, "
+	"too.\n"
 	"\n"
 	"With --json there is one object a line, its kind in \"event\":\n"
 	"  running   every connection has had the end of its first request\n"
@@ -379,12 +494,19 @@ static const char help_end[] =
 	"            --timeline): arrays with an element for each step of step_ms, 100 or, in a\n"
 	"            run of more than 2400 steps, doubled as often as needed: ok, failures by\n"
 	"            outcome, closes by kind (those that occurred), latency_us p50, p99, max\n"
-	"            (null without an answer)\n"
+	"            (null without an answer); interrupted: by a signal; with --restart:\n"
+	"            restarts_asked, before (the window before the first), restarts\n"
+	"  restart   a restart's window has ended, which begins with its command and ends with\n"
+	"            the next one's: number, began_ms, command_ms, failed (why, or null),\n"
+	"            last_line of the command, generation (null: not told), first_answer_ms\n"
+	"            of that since the command began, requests, ok, lost, closed, failures,\n"
+	"            closes, slowest_us, pause_ms (the longest time without a good answer)\n"
 	"  error     it could not run: outcome own_limit, unresolvable or failed, and a message\n"
 	"Times in ms count from monotonic_ms of the same line, which is CLOCK_MONOTONIC.\n"
 	"\n"
 	"Exit status: 0 nothing lost; 1 more than --max-lost requests lost or connections closed\n"
-	"unannounced while idle; 2 wrong usage; 3 it could not run or met a limit of its own.\n";
+	"unannounced while idle; 2 wrong usage; 3 it could not run, could not write the\n"
+	"report or met a limit of its own; 4 a command of --restart failed.\n";
 
 static void print_option(FILE *out, const struct option_info *info)
 {

@@ -9,6 +9,7 @@
 #include "outcome.h"
 #include "url.h"
 
+#include <regex.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -18,6 +19,7 @@
 #define OPTIONS_MAX_CONNECTIONS 1000000
 #define OPTIONS_MAX_DEPTH       1024
 #define OPTIONS_MAX_BODY        (16 << 20)
+#define OPTIONS_MAX_RESTARTS    100000
 
 struct options {
 	const char *url_text;
@@ -30,7 +32,11 @@ struct options {
 	uint64_t duration_ns, requests;
 	uint64_t timeout_ns, connect_timeout_ns, pause_ns, progress_ns;
 	uint64_t body_size, max_lost;
-	const char *method, *expect, *count_header;
+	const char *method, *expect, *count_header, *report;
+	/* Restarts; generation_header is count_header without them. */
+	const char *restart, *generation_header, *generation_pattern;
+	uint64_t every_ns, count, restart_timeout_ns;
+	regex_t pattern; /* where generation_pattern is given */
 	const char *headers[OPTIONS_MAX_HEADERS];
 	size_t headers_count;
 	bool echo, json, timeline, ipv4, ipv6, help, version;
@@ -47,6 +53,9 @@ struct options_error {
  * Returns: 0 (with help or version set, the rest is not checked), or -EINVAL and a sentence
  */
 int options_parse(int argc, char **argv, struct options *ret_options, struct options_error *error);
+
+/** options_done - frees what a pattern needs */
+void options_done(struct options *options);
 
 /** options_total - how many connections are asked for */
 uint64_t options_total(const struct options *options);

@@ -10,21 +10,22 @@
  * X(name, key, kind, meaning). Each request that was started has exactly one of these outcomes.
  * GOOD is what should be; LOST counts against the server; OWN is the doing of this program.
  */
-#define OUTCOME_TABLE(X)                                                                         \
-	X(OK, "ok", GOOD, "answered with 2xx or 3xx, whole")                                     \
-	X(REFUSED, "refused", LOST, "nothing listened at the address")                           \
-	X(CONNECT_TIMEOUT, "connect_timeout", LOST, "no connection within --connect-timeout")    \
-	X(RESET_CONNECTING, "reset_connecting", LOST, "reset while connecting")                  \
-	X(FRESH_CLOSED, "fresh_closed", LOST,                                                    \
-	  "reset or closed before the first byte of an answer, on a fresh connection")           \
-	X(USED_CLOSED, "used_closed", LOST, "the same on a connection that had answered before") \
-	X(TRUNCATED, "truncated", LOST, "reset or closed within the answer")                     \
-	X(STATUS_5XX, "status_5xx", LOST, "answered with 5xx")                                   \
-	X(STATUS_4XX, "status_4xx", LOST, "answered with 4xx")                                   \
-	X(WRONG_BODY, "wrong_body", LOST, "answered with another body than --expect or --echo")  \
-	X(MALFORMED, "malformed", LOST, "what came is no HTTP/1.1 answer")                       \
-	X(TIMEOUT, "timeout", LOST, "no whole answer within --timeout")                          \
-	X(OWN_LIMIT, "own_limit", OWN, "this machine had no descriptor, port or memory left")    \
+#define OUTCOME_TABLE(X)                                                                        \
+	X(OK, "ok", GOOD, "answered with 2xx or 3xx, whole")                                    \
+	X(REFUSED, "refused", LOST, "nothing listened at the address")                          \
+	X(CONNECT_TIMEOUT, "connect_timeout", LOST, "no connection within --connect-timeout")   \
+	X(RESET_CONNECTING, "reset_connecting", LOST, "reset while connecting")                 \
+	X(FRESH_CLOSED, "fresh_closed", LOST,                                                   \
+	  "reset or closed before the first byte of an answer, on a fresh connection")          \
+	X(USED_CLOSED, "used_closed", LOST,                                                     \
+	  "reset or closed before the first byte of an answer, on a used connection")           \
+	X(TRUNCATED, "truncated", LOST, "reset or closed within the answer")                    \
+	X(STATUS_5XX, "status_5xx", LOST, "answered with 5xx")                                  \
+	X(STATUS_4XX, "status_4xx", LOST, "answered with 4xx")                                  \
+	X(WRONG_BODY, "wrong_body", LOST, "answered with another body than --expect or --echo") \
+	X(MALFORMED, "malformed", LOST, "what came is no HTTP/1.1 answer")                      \
+	X(TIMEOUT, "timeout", LOST, "no whole answer within --timeout")                         \
+	X(OWN_LIMIT, "own_limit", OWN, "this machine had no descriptor, port or memory left")   \
 	X(ABANDONED, "abandoned", OWN, "a second signal ended the wait for the answer")
 
 enum outcome {

@@ -74,7 +74,9 @@ static int format(struct plan *plan, const struct options *options)
 static void expect(struct plan *plan, const struct options *options)
 {
 	plan->rules.is_head = plan->shape != SHAPE_POST && strcmp(options->method, "HEAD") == 0;
-	plan->rules.count_name = options->count_header;
+	plan->rules.count_name = options->generation_header;
+	if (options->generation_pattern)
+		plan->rules.pattern = &options->pattern;
 	if (plan->shape == SHAPE_POST && options->echo) {
 		plan->rules.expected = plan->body;
 		plan->rules.expected_size = options->body_size;

@@ -28,6 +28,7 @@ void response_init(struct response *response, const struct response_rules *rules
 void response_done(struct response *response)
 {
 	free(response->kept);
+	excerpt_done(&response->excerpt);
 	response->kept = NULL;
 	response->kept_size = response->kept_room = 0;
 }
@@ -44,6 +45,7 @@ void response_next(struct response *response)
 	response->kept_size = 0;
 	response->scanned = 0;
 	response->lines_size = 0;
+	excerpt_clear(&response->excerpt);
 }
 
 static int keep(struct response *response, const char *data, size_t size)
@@ -64,17 +66,18 @@ static int keep(struct response *response, const char *data, size_t size)
 	return 0;
 }
 
-static void note_counted(struct response *response, const struct head *head)
+static void note_counted(struct response *response, const char *text, size_t size)
 {
-	size_t size = head->counted_size;
-
-	response->has_counted = head->counted != NULL;
-	if (!response->has_counted)
-		return;
 	if (size > sizeof(response->counted))
 		size = sizeof(response->counted);
-	memcpy(response->counted, head->counted, size);
+	memcpy(response->counted, text, size);
 	response->counted_size = (uint8_t)size;
+	response->has_counted = true;
+}
+
+static int note_excerpt(struct response *response, const char *data, size_t size)
+{
+	return response->rules->pattern ? excerpt_add(&response->excerpt, data, size) : 0;
 }
 
 static enum response_state body_state(const struct response *response, const struct head *head)
@@ -105,8 +108,9 @@ static int take_head(struct response *response, const char *data, size_t size)
 	response->state = body_state(response, &head);
 	response->close = head.close || (head.is_http10 && !head.keep_alive) ||
 	                  response->state == RESPONSE_UNTIL_CLOSE;
-	note_counted(response, &head);
-	return 0;
+	if (head.counted)
+		note_counted(response, head.counted, head.counted_size);
+	return note_excerpt(response, data, size);
 }
 
 /* Returns how much of the data the head has taken. */
@@ -152,18 +156,24 @@ static void check_body(struct response *response, const char *data, size_t size)
 		response->body_size += size;
 }
 
-static size_t feed_body(struct response *response, const char *data, size_t size)
+/* Returns how much of the data belongs to the body. */
+static ssize_t feed_body(struct response *response, const char *data, size_t size)
 {
+	int r;
+
 	if (response->state != RESPONSE_UNTIL_CLOSE && size > response->left)
 		size = (size_t)response->left;
 	check_body(response, data, size);
+	r = note_excerpt(response, data, size);
+	if (r < 0)
+		return r;
 	if (response->state == RESPONSE_UNTIL_CLOSE)
-		return size;
+		return (ssize_t)size;
 	response->left -= size;
 	if (response->left == 0)
 		response->state =
 			response->state == RESPONSE_BODY ? RESPONSE_COMPLETE : RESPONSE_CHUNK_END;
-	return size;
+	return (ssize_t)size;
 }
 
 /* The size in hex digits, then perhaps extensions, of which only the bytes are checked. */
@@ -261,7 +271,7 @@ static ssize_t feed_some(struct response *response, const char *data, size_t siz
 	case RESPONSE_BODY:
 	case RESPONSE_UNTIL_CLOSE:
 	case RESPONSE_CHUNK_DATA:
-		return (ssize_t)feed_body(response, data, size);
+		return feed_body(response, data, size);
 	default:
 		return feed_line(response, data, size);
 	}
@@ -270,8 +280,12 @@ static ssize_t feed_some(struct response *response, const char *data, size_t siz
 static void complete(struct response *response)
 {
 	const struct response_rules *rules = response->rules;
+	const char *text;
+	size_t size;
 
 	response->state = RESPONSE_COMPLETE;
+	if (rules->pattern && excerpt_find(&response->excerpt, rules->pattern, &text, &size))
+		note_counted(response, text, size);
 	if (rules->expected && !rules->is_head && response->status < 300 &&
 	    response->body_size != rules->expected_size)
 		response->is_wrong = true;

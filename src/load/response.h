@@ -7,6 +7,8 @@
 #ifndef LOAD_RESPONSE_H
 #define LOAD_RESPONSE_H
 
+#include "excerpt.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -15,6 +17,7 @@
 struct response_rules {
 	bool is_head;           /* the request was a HEAD: no body follows */
 	const char *count_name; /* header whose value is wanted, or NULL */
+	const regex_t *pattern; /* the same for a part of the answer that matches */
 	const char *expected;   /* the body every 2xx must have, or NULL */
 	size_t expected_size;
 };
@@ -39,7 +42,7 @@ struct response {
 	int status;
 	bool has_counted;
 	uint8_t counted_size;
-	char counted[64]; /* value of rules->count_name, cut to fit */
+	char counted[64]; /* value of rules->count_name or pattern, cut to fit */
 	uint64_t left;    /* of the body or the chunk */
 	uint64_t body_size;
 	const char *why; /* after -EBADMSG: what is malformed */
@@ -47,7 +50,8 @@ struct response {
 	/* A head or a line of which only the beginning has come. */
 	char *kept;
 	size_t kept_size, kept_room, scanned;
-	size_t lines_size; /* bytes of trailers */
+	size_t lines_size;      /* bytes of trailers */
+	struct excerpt excerpt; /* where there is a pattern */
 };
 
 void response_init(struct response *response, const struct response_rules *rules);

@@ -27,6 +27,8 @@ void tally_outcome(struct tally *tally, enum shape shape, enum outcome outcome, 
                    const struct loss *loss)
 {
 	timeline_outcome(&tally->timeline, now_ns, outcome);
+	if (tally->window)
+		window_outcome(tally->window, outcome, now_ns);
 	tally->shapes[shape].outcomes[outcome]++;
 	tally->finished++;
 	if (outcome_infos[outcome].kind == OUTCOME_GOOD) {
@@ -43,6 +45,8 @@ void tally_answer(struct tally *tally, enum shape shape, uint64_t latency_ns, ui
 {
 	histogram_add(&tally->shapes[shape].latency, latency_ns);
 	timeline_answer(&tally->timeline, now_ns, latency_ns);
+	if (tally->window)
+		window_answer(tally->window, latency_ns);
 	tally->last_answer_ns = now_ns;
 }
 
@@ -50,6 +54,8 @@ void tally_close(struct tally *tally, enum close_kind kind, uint64_t now_ns)
 {
 	tally->closes[kind]++;
 	timeline_close(&tally->timeline, now_ns, kind);
+	if (tally->window)
+		tally->window->closes[kind]++;
 }
 
 /* FNV-1a. */
@@ -86,6 +92,8 @@ static uint32_t add_value(struct tally *tally, const char *text, size_t size, ui
 	value = &tally->values[tally->values_count++];
 	*value = (struct value){ .first_ns = now_ns, .next = *bucket };
 	memcpy(value->text, text, size);
+	if (tally->window)
+		window_generation(tally->window, value->text, now_ns);
 	*bucket = tally->values_count;
 	return *bucket;
 }

@@ -9,6 +9,7 @@
 #include "histogram.h"
 #include "outcome.h"
 #include "timeline.h"
+#include "window.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -51,6 +52,7 @@ struct tally {
 	uint64_t closes[CLOSES]; /* connections that closed while idle */
 	uint64_t bytes_received;
 	struct timeline timeline;
+	struct window *window; /* where it is now; NULL: nobody asks */
 	uint64_t first_sent_ns, last_answer_ns;
 	struct loss losses[TALLY_KEPT_LOSSES];
 	size_t losses_kept;

@@ -3,7 +3,9 @@
 #include "unit.h"
 
 #include "load/clock.h"
+#include "load/excerpt.h"
 #include "load/histogram.h"
+#include "load/html.h"
 #include "load/options.h"
 #include "load/plan.h"
 #include "load/response.h"
@@ -11,6 +13,7 @@
 #include "load/timeline.h"
 #include "load/timers.h"
 #include "load/url.h"
+#include "load/window.h"
 
 /* Feeds a text in pieces of @step bytes, then the end; the result of the last call. */
 static int feed(struct response *response, const char *text, size_t size, size_t step, size_t *used)
@@ -458,6 +461,139 @@ UNIT_CASE(the_steps_of_a_long_run_are_wider_and_lose_nothing)
 	timeline_done(&timeline);
 }
 
+UNIT_CASE(a_window_knows_its_longest_pause_and_nothing_behind_its_end)
+{
+	struct window window;
+
+	window_begin(&window, 100);
+	window_outcome(&window, OUTCOME_REFUSED, 130);
+	window_outcome(&window, OUTCOME_OK, 150);
+	window_outcome(&window, OUTCOME_OK, 160);
+	window_outcome(&window, OUTCOME_STATUS_5XX, 200);
+	window_outcome(&window, OUTCOME_OK, 240);
+	CHECK_INT(window.pause_ns, 80);
+	CHECK_INT(window.pause_at_ns, 240);
+	window_end(&window, 300);
+	window_outcome(&window, OUTCOME_OK, 900);
+	window_outcome(&window, OUTCOME_ABANDONED, 900);
+	window.closes[CLOSE_ANNOUNCED] = 5;
+	window.closes[CLOSE_UNSOLICITED] = 2;
+	CHECK_INT(window.pause_ns, 80);
+	CHECK_INT(window_requests(&window), 7);
+	CHECK_INT(window_lost(&window), 2);
+	CHECK_INT(window_closed(&window), 2);
+	window_generation(&window, "7", 250);
+	window_generation(&window, "8", 260);
+	CHECK_INT(window.generation_ns, 250);
+	CHECK_STRING(window.generation, "7");
+}
+
+UNIT_CASE(a_pause_that_goes_on_belongs_to_each_window_with_its_own_part)
+{
+	struct window window;
+
+	window_begin(&window, 100);
+	window_outcome(&window, OUTCOME_OK, 110);
+	window_end(&window, 200);
+	CHECK_INT(window.pause_ns, 90);
+	window_begin(&window, 200);
+	window_outcome(&window, OUTCOME_OK, 230);
+	window_end(&window, 240);
+	CHECK_INT(window.pause_ns, 30);
+}
+
+/* What a pattern finds in an answer, fed byte by byte: 1 group, or the whole. */
+static void check_pattern(const char *pattern, const char *text, size_t size, const char *expected)
+{
+	struct response_rules rules = { 0 };
+	struct response response;
+	regex_t regex;
+	size_t used;
+
+	CHECK_INT(regcomp(&regex, pattern, REG_EXTENDED | REG_NEWLINE), 0);
+	rules.pattern = &regex;
+	response_init(&response, &rules);
+	for (int round = 0; round < 2; round++) {
+		CHECK_INT(feed(&response, text, size, 1, &used), 1);
+		CHECK_INT(response.has_counted, expected != NULL);
+		if (expected) {
+			CHECK_INT(response.counted_size, strlen(expected));
+			CHECK(memcmp(response.counted, expected, strlen(expected)) == 0);
+		}
+		response_next(&response);
+	}
+	response_done(&response);
+	regfree(&regex);
+}
+
+UNIT_CASE(a_pattern_is_looked_for_in_head_and_body)
+{
+	static const char chunked[] = HEAD
+		"X: y7\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nver\0s\r\n4\r\nion9\r\n0\r\n\r\n";
+	size_t size = sizeof(chunked) - 1;
+
+	check_pattern("sion([0-9])", chunked, size, "9");
+	check_pattern("sion[0-9]", chunked, size, "sion9");
+	check_pattern("^X: (.)", chunked, size, "y");
+	check_pattern("sion([a-z])", chunked, size, NULL);
+	check_pattern("ion9|(none)", chunked, size, NULL);
+}
+
+UNIT_CASE(an_excerpt_has_a_bound)
+{
+	static char data[EXCERPT_MAX_BYTES];
+	struct excerpt excerpt = { 0 };
+	regex_t regex;
+	const char *text;
+	size_t size;
+
+	CHECK_INT(regcomp(&regex, "b", REG_EXTENDED), 0);
+	CHECK(!excerpt_find(&excerpt, &regex, &text, &size));
+	memset(data, 'a', sizeof(data));
+	for (int i = 0; i < 3; i++)
+		CHECK_INT(excerpt_add(&excerpt, data, sizeof(data) - 1), 0);
+	CHECK_INT(excerpt_add(&excerpt, "b", 1), 0);
+	CHECK_INT(excerpt.size, EXCERPT_MAX_BYTES);
+	CHECK(!excerpt_find(&excerpt, &regex, &text, &size));
+	excerpt_clear(&excerpt);
+	CHECK_INT(excerpt_add(&excerpt, "ab", 2), 0);
+	CHECK(excerpt_find(&excerpt, &regex, &text, &size));
+	CHECK_INT(size, 1);
+	excerpt_done(&excerpt);
+	regfree(&regex);
+}
+
+UNIT_CASE(text_stays_text_in_html)
+{
+	static const struct {
+		const char *text, *expected;
+	} texts[] = {
+		{ "a & b < c > d \" e ' f", "a &amp; b &lt; c &gt; d &quot; e &#39; f" },
+		{ "\xc3\xa4 \xe2\x82\xac \xf0\x9f\x8e\xb5",
+		  "\xc3\xa4 \xe2\x82\xac \xf0\x9f\x8e\xb5" },
+		{ "a\x01\x1b\x7f\tb\n", "a\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\tb\n" },
+		/* Overlong, a surrogate, too large, cut, a lone continuation. */
+		{ "\xc0\xbc", "\xef\xbf\xbd\xef\xbf\xbd" },
+		{ "\xe0\x80\xbc.", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd." },
+		{ "\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" },
+		{ "\xf4\x90\x80\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd" },
+		{ "\xe2\x82", "\xef\xbf\xbd\xef\xbf\xbd" },
+		{ "\xc3<", "\xef\xbf\xbd&lt;" },
+		{ "\x80", "\xef\xbf\xbd" },
+	};
+
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+		char *out = NULL;
+		size_t size = 0;
+		FILE *file = open_memstream(&out, &size);
+
+		html_text(file, texts[i].text);
+		fclose(file);
+		CHECK_STRING(out, texts[i].expected);
+		free(out);
+	}
+}
+
 /* Timers are set, moved and cleared at random; a plain array says what is right. */
 UNIT_CASE(timers_come_up_when_they_are_due_and_in_order)
 {
@@ -516,7 +652,7 @@ UNIT_CASE(header_values_are_counted_one_by_one)
 static int parse(struct options *options, struct options_error *error, const char *words)
 {
 	static char text[512];
-	char *argv[16] = { text };
+	char *argv[24] = { text };
 	int argc = 1;
 
 	snprintf(text, sizeof(text), "%s", words);
@@ -552,6 +688,34 @@ UNIT_CASE(options_are_read)
 	CHECK_INT(options.duration_ns, 0);
 }
 
+UNIT_CASE(restarts_have_defaults_and_say_how_long_the_load_lasts)
+{
+	struct options_error error;
+	struct options options;
+
+	CHECK_INT(parse(&options, &error, "--restart true http://h/"), 0);
+	CHECK_INT(options.every_ns, 2 * NS_PER_S);
+	CHECK_INT(options.count, 10);
+	CHECK_INT(options.restart_timeout_ns, 60 * NS_PER_S);
+	CHECK_INT(options.duration_ns, 0);
+	CHECK_INT(options.requests, 0);
+	CHECK_STRING(options.generation_header, "Segue-Generation");
+	CHECK_INT(options_total(&options), 32);
+	options_done(&options);
+	CHECK_INT(parse(&options, &error, "--restart true --count-header A --new 2 http://h/"), 0);
+	CHECK_STRING(options.generation_header, "A");
+	CHECK_INT(options_total(&options), 2);
+	CHECK_INT(parse(&options, &error,
+	                "--restart true --count-header A --generation-header a http://h/"),
+	          0);
+	CHECK_INT(parse(&options, &error, "--restart true --generation-pattern v([0-9]) http://h/"),
+	          0);
+	CHECK(!options.generation_header);
+	options_done(&options);
+	CHECK_INT(parse(&options, &error, "http://h/"), 0);
+	CHECK(!options.generation_header);
+}
+
 UNIT_CASE(options_that_are_wrong_are_refused_with_a_reason)
 {
 	static const char *const lines[] = {
@@ -580,6 +744,24 @@ UNIT_CASE(options_that_are_wrong_are_refused_with_a_reason)
 		"--ipv4 --ipv6 http://h/",
 		"--method G@T http://h/",
 		"--echo --expect x --post 1 http://h/",
+		"--timeline http://h/",
+		"--every 1s http://h/",
+		"--count 3 http://h/",
+		"--restart-timeout 1s http://h/",
+		"--generation-header A http://h/",
+		"--generation-pattern A http://h/",
+		"--restart true --every 0s http://h/",
+		"--restart true --restart-timeout 0s http://h/",
+		"--restart true --count 0 http://h/",
+		"--restart true --count 100001 http://h/",
+		"--restart true --duration 5s http://h/",
+		"--restart true --requests 5 http://h/",
+		"--restart= http://h/",
+		"--restart true --generation-pattern ( http://h/",
+		"--restart true --generation-header A --generation-pattern B http://h/",
+		"--restart true --count-header A --generation-pattern B http://h/",
+		"--restart true --count-header A --generation-header B http://h/",
+		"--restart true --generation-header A:b http://h/",
 	};
 
 	for (size_t i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
