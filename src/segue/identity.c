@@ -6,6 +6,7 @@
  */
 #include "segue/supervisor.h"
 
+#include <signal.h>
 #include <sys/fsuid.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -14,7 +15,8 @@
 #define GROUPS_MAX 256
 
 static gid_t own_groups[GROUPS_MAX];
-static int own_len, own_dumpable;
+static int own_len, own_dumpable, own_death_signal;
+static pid_t own_starter;
 
 /* By the system call: the only thread that matters is this one. False: it is not to be done. */
 bool identity_put_on(const struct sg_identity *identity)
@@ -23,6 +25,9 @@ bool identity_put_on(const struct sg_identity *identity)
 		return true;
 	/* The kernel takes a change for the beginning of a set-user-ID program. */
 	own_dumpable = prctl(PR_GET_DUMPABLE);
+	own_starter = getppid();
+	if (prctl(PR_GET_PDEATHSIG, &own_death_signal) < 0)
+		own_death_signal = 0;
 	own_len = getgroups(GROUPS_MAX, own_groups);
 	if (own_len < 0 || syscall(SYS_setgroups, identity->groups_len, identity->groups) < 0)
 		return false;
@@ -35,6 +40,17 @@ bool identity_put_on(const struct sg_identity *identity)
 	return false;
 }
 
+/* Each change has taken away what the supervisor was to get at the death of its starter; had that
+ * one died meanwhile it would never come. */
+static void restore_death_signal(void)
+{
+	if (own_death_signal == 0)
+		return;
+	(void)prctl(PR_SET_PDEATHSIG, own_death_signal);
+	if (getppid() != own_starter)
+		(void)raise(own_death_signal);
+}
+
 void identity_take_off(const struct sg_identity *identity)
 {
 	if (identity == NULL)
@@ -43,4 +59,5 @@ void identity_take_off(const struct sg_identity *identity)
 	(void)setfsgid(getegid());
 	(void)syscall(SYS_setgroups, own_len, own_groups);
 	(void)prctl(PR_SET_DUMPABLE, own_dumpable == 1);
+	restore_death_signal();
 }
