@@ -251,8 +251,8 @@ void desk_cut(struct worker *worker, enum worker_event event)
 	}
 }
 
-/* Who waits for the one that failed is told; who waits for its successor takes over from
- * another. */
+/* Who waits for the one that failed is told, and who waits for one between the two, which has
+ * gone; who waits for its successor takes over from another. */
 void desk_taken_back(struct service *service, uint64_t failed, uint64_t back, const char *message)
 {
 	struct waiter *next;
@@ -265,7 +265,7 @@ void desk_taken_back(struct service *service, uint64_t failed, uint64_t back, co
 			continue;
 		if (waiter->predecessor == failed)
 			waiter->predecessor = back;
-		if (waiter->generation != failed)
+		if (waiter->generation > failed || waiter->generation <= back)
 			continue;
 		end = upgrade_end(waiter, "taken-back");
 		control_end(release(service, waiter), EXIT_FAILED, message, end);

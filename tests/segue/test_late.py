@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from functional import eventually
+from functional import HOLD, eventually
 from harness.http import Connection, get
 from scenes import PLAIN
 
@@ -108,3 +108,26 @@ def test_a_take_back_beside_the_next_upgrade_is_told_to_both(supervise, gate, wa
     out, err = third.communicate(timeout=60)
     assert third.returncode == 0 and "generation 3 serves; generation 1 is gone" in out, (out, err)
     assert get(address).generation == 3
+
+
+def test_who_waits_for_a_generation_that_a_take_back_skips_is_told(supervise):
+    """The second has gone when the third crashes, and the first serves again: whose end the client of
+    the second waited for."""
+    service = supervise()
+    address = service.address
+    with Connection(address) as slow:
+        slow.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n" + HOLD).response()
+        second = service.popen("upgrade", "--json")
+        service.wait_generation(2)
+        third = service.popen("upgrade", "--json")
+        service.wait_generation(3)
+        out, err = third.communicate(timeout=30)
+        assert third.returncode == 0 and "generation 2 is gone" in out, (out, err)
+        (worker,) = service.workers(3)
+        service.process(worker["pid"]).send(signal.SIGKILL)
+        service.expected_exits.add(-signal.SIGKILL)
+        out, err = second.communicate(timeout=30)
+        assert second.returncode == 1 and '"taken-back"' in out, (out, err)
+        assert "generation 3 failed after it had served" in out and "generation 1 serves again" in out
+        assert slow.send(b"y").response().generation == 1
+    assert get(address).generation == 1
