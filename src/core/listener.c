@@ -368,6 +368,27 @@ int sg_listener_verify(int fd, const struct sg_address *address, char *reason, s
 	return -EADDRNOTAVAIL;
 }
 
+/* False: not known. Source: SO_NETNS_COOKIE in socket(7), Linux 5.14 */
+static bool namespace_of(int fd, uint64_t *ret_cookie)
+{
+	socklen_t len = sizeof(*ret_cookie);
+
+	return fd >= 0 && getsockopt(fd, SOL_SOCKET, SO_NETNS_COOKIE, ret_cookie, &len) == 0;
+}
+
+bool sg_listener_is_elsewhere(int fd)
+{
+	SG_CLEANUP(sg_fd_cleanup) int own = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct sockaddr_un name = { 0 };
+	socklen_t len = sizeof(name);
+	uint64_t here, there;
+
+	if (socket_option(fd, SO_DOMAIN) == AF_UNIX &&
+	    getsockname(fd, (struct sockaddr *)&name, &len) == 0 && name.sun_path[0] != '\0')
+		return false;
+	return namespace_of(own, &here) && namespace_of(fd, &there) && here != there;
+}
+
 struct sg_file_id sg_listener_file(const char *path)
 {
 	struct stat st;

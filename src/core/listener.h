@@ -45,6 +45,10 @@ int sg_listener_verify(int fd, const struct sg_address *address, char *reason, s
 /* Is fd a listening or bound socket at all? 0, or -errno with a sentence in reason. */
 int sg_listener_is_socket(int fd, char *reason, size_t reason_size);
 
+/* Does an address mean something else there than here: is the socket of another network namespace?
+ * A path does not. */
+bool sg_listener_is_elsewhere(int fd);
+
 /* The file at a unix path, if it is there; zero otherwise. */
 struct sg_file_id sg_listener_file(const char *path);
 

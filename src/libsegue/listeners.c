@@ -423,7 +423,8 @@ void sg_listeners_pass_up(struct segue *segue, struct peer *peer)
 	}
 }
 
-/* A listener that was dropped comes back from the supervisor: before its RESUME. */
+/* A listener that was dropped comes back from the supervisor: before its RESUME, or later, where
+ * somebody else had its address. */
 void sg_listeners_return_take(struct segue *segue, const struct sg_message *message, int fd)
 {
 	char reason[SG_ERROR_MAX];
@@ -436,6 +437,8 @@ void sg_listeners_return_take(struct segue *segue, const struct sg_message *mess
 		    sg_listener_verify(fd, &listener->address, reason, sizeof(reason)) < 0)
 			continue;
 		listener->fd = fd;
+		if (segue->state == SG_STATE_SERVING)
+			sg_queue_simple(segue, SEGUE_EVENT_RESUME);
 		return;
 	}
 	sg_fd_close(fd);

@@ -17,6 +17,9 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#define REBIND_MS     100
+#define REBIND_MAX_MS 10000
+
 static struct held *add(struct service *service)
 {
 	struct held *held = calloc(1, sizeof(*held)), **last = &service->held;
@@ -95,7 +98,8 @@ static bool same_socket(int fd, const struct sg_address *address)
 	       sg_address_matches(address, (struct sockaddr *)&name, len);
 }
 
-/* By its name, but that a stored one is of an earlier configuration, or else by its address. */
+/* By its name, but that a stored one is of an earlier configuration, or else by its address. That
+ * one has to be of this network too; a socket unit may pass what it likes. */
 static struct manager_socket *socket_for(struct manager_socket *sockets, size_t count,
                                          const char *name, const struct sg_address *address)
 {
@@ -103,7 +107,8 @@ static struct manager_socket *socket_for(struct manager_socket *sockets, size_t 
 		if (sockets[i].fd >= 0 && !sockets[i].stored && strcmp(sockets[i].name, name) == 0)
 			return &sockets[i];
 	for (size_t i = 0; i < count; i++)
-		if (sockets[i].fd >= 0 && same_socket(sockets[i].fd, address))
+		if (sockets[i].fd >= 0 && same_socket(sockets[i].fd, address) &&
+		    !(sockets[i].stored && sg_listener_is_elsewhere(sockets[i].fd)))
 			return &sockets[i];
 	return NULL;
 }
@@ -174,12 +179,14 @@ static int open_one(struct service *service, const char *spec, size_t place,
 	return r;
 }
 
-/* What an earlier supervisor stored and no --listen speaks of any more. */
+/* What an earlier supervisor stored and no --listen speaks of any more, or not in this network. */
 static void let_go(struct service *service, const struct manager_socket *passed)
 {
-	log_say("dropped", NULL,
-	        "listener %s comes from the service manager's store, and is not wanted any more",
-	        passed->name);
+	log_say("dropped", NULL, "listener %s comes from the service manager's store, and %s",
+	        passed->name,
+	        sg_listener_is_elsewhere(passed->fd)
+	                ? "is refused: it belongs to another network namespace"
+	                : "is not wanted any more");
 	manager_unstore(service->manager, passed->name);
 }
 
@@ -277,6 +284,7 @@ void held_close(struct service *service)
 		drop(service, service->held);
 	}
 	forget_closed(service, UINT64_MAX);
+	held_forget_unbound(service);
 }
 
 /*
@@ -319,6 +327,13 @@ void held_take(struct service *service, struct worker *worker, const struct sg_m
 		r = sg_listener_verify(fd, &address, reason, sizeof(reason));
 	if (r < 0) {
 		refuse_take(worker, message->name, reason, fd);
+		return;
+	}
+	if (sg_listener_is_elsewhere(fd)) {
+		refuse_take(worker, message->name,
+		            "it belongs to another network namespace than the supervisor's, where "
+		            "no other worker could take it over",
+		            fd);
 		return;
 	}
 	if (held_count(service, false) < SG_WIRE_LISTENERS)
@@ -407,6 +422,7 @@ void held_commit(struct service *service, struct generation *generation)
 {
 	struct held *next;
 
+	held_forget_unbound(service);
 	forget_closed(service, service->generations->number);
 	for (struct held *held = service->held; held != NULL; held = next) {
 		struct stat st;
@@ -430,31 +446,34 @@ void held_commit(struct service *service, struct generation *generation)
 	}
 }
 
-static bool open_again_take(struct service *service, struct held *held)
+static void append(struct service *service, struct held *held)
 {
-	char reason[REASON_MAX] = "its address is not known";
-	struct sg_address address;
 	struct held **last = &service->held;
 
-	if (sg_address_parse(&address, held->bound, reason, sizeof(reason)) == 0 &&
-	    identity_put_on(user_of(held))) {
-		held->fd = sg_listener_bind(&address, &held->bind, &held->file, reason,
-		                            sizeof(reason));
-		identity_take_off(user_of(held));
-	}
-	if (held->fd < 0) {
-		log_say("warning", NULL, "listener %s could not be bound again: %s", held->name,
-		        reason);
-		held_free(held);
-		return false;
-	}
-	held->ours = path_of(held) != NULL;
-	held->wanted = true;
 	held->next = NULL;
 	while (*last != NULL)
 		last = &(*last)->next;
 	*last = held;
-	return true;
+}
+
+/* 0, or -errno with a sentence. */
+static int open_again(struct held *held, char *reason, size_t size)
+{
+	struct sg_address address;
+	int r = -EADDRNOTAVAIL;
+
+	snprintf(reason, size, "its address is not known");
+	if (sg_address_parse(&address, held->bound, reason, size) == 0 &&
+	    identity_put_on(user_of(held))) {
+		r = sg_listener_bind(&address, &held->bind, &held->file, reason, size);
+		identity_take_off(user_of(held));
+	}
+	if (r < 0)
+		return r;
+	held->fd = r;
+	held->ours = path_of(held) != NULL;
+	held->wanted = true;
+	return 0;
 }
 
 static void give_back(struct generation *generation, const struct held *held)
@@ -467,11 +486,92 @@ static void give_back(struct generation *generation, const struct held *held)
 	}
 }
 
+/* Later ones may have bound what nobody else is to have. */
+static void drop_younger(struct held **list, uint64_t generation)
+{
+	struct held **at = list, *held;
+
+	while ((held = *at) != NULL) {
+		if (held->generation <= generation) {
+			at = &held->next;
+			continue;
+		}
+		*at = held->next;
+		held_free(held);
+	}
+}
+
+static void rebind(uv_timer_t *timer);
+
+/* Twice as long each time, for as long as the generation serves. */
+static void rebind_later(struct service *service)
+{
+	int64_t ms = REBIND_MS;
+
+	for (unsigned int i = 0; i < service->rebind_tries && ms < REBIND_MAX_MS; i++)
+		ms *= 2;
+	uv_update_time(service->loop);
+	(void)uv_timer_start(&service->rebind, rebind,
+	                     (uint64_t)(ms < REBIND_MAX_MS ? ms : REBIND_MAX_MS), 0);
+}
+
+static void rebind(uv_timer_t *timer)
+{
+	struct service *service = timer->data;
+	struct held **at = &service->unbound, *held;
+	char reason[REASON_MAX];
+
+	service->rebind_tries++;
+	while ((held = *at) != NULL) {
+		if (open_again(held, reason, sizeof(reason)) < 0) {
+			at = &held->next;
+			continue;
+		}
+		*at = held->next;
+		append(service, held);
+		log_say("rebound", NULL, "listener %s (%s) is bound again", held->name,
+		        held->bound);
+		give_back(service->serving, held);
+	}
+	if (service->unbound != NULL)
+		rebind_later(service);
+}
+
+/* Nobody wants them any more. */
+void held_forget_unbound(struct service *service)
+{
+	struct held *held;
+
+	(void)uv_timer_stop(&service->rebind);
+	while ((held = service->unbound) != NULL) {
+		service->unbound = held->next;
+		held_free(held);
+	}
+}
+
+static void take_back(struct service *service, struct generation *generation, struct held *held)
+{
+	char reason[REASON_MAX];
+
+	if (open_again(held, reason, sizeof(reason)) == 0) {
+		append(service, held);
+		give_back(generation, held);
+		return;
+	}
+	log_say("warning", NULL, "listener %s could not be bound again: %s; it is tried again",
+	        held->name, reason);
+	held->next = service->unbound;
+	service->unbound = held;
+	service->rebind_tries = 0;
+	rebind_later(service);
+}
+
 /* An earlier generation serves again: with the listeners that it had, and no others. */
 void held_resume(struct service *service, struct generation *generation)
 {
 	struct held **at = &service->closed, *held, *next;
 
+	drop_younger(&service->unbound, generation->number);
 	/* What has been offered to one that starts keeps its place. */
 	for (held = service->held; held != NULL && service->starting == NULL; held = next) {
 		next = held->next;
@@ -484,8 +584,7 @@ void held_resume(struct service *service, struct generation *generation)
 			continue;
 		}
 		*at = held->next;
-		if (open_again_take(service, held))
-			give_back(generation, held);
+		take_back(service, generation, held);
 	}
 }
 

@@ -290,8 +290,10 @@ static int set_up(struct run *run)
 	(void)uv_timer_init(&run->loop, &service->timer);
 	(void)uv_timer_init(&run->loop, &service->beat);
 	(void)uv_timer_init(&run->loop, &service->sweep);
+	(void)uv_timer_init(&run->loop, &service->rebind);
 	(void)uv_timer_init(&run->loop, &run->reap);
 	service->timer.data = service->beat.data = service->sweep.data = service;
+	service->rebind.data = service;
 	run->reap.data = run;
 	r = log_watch(&run->loop);
 	if (r == 0)

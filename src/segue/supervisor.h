@@ -77,6 +77,7 @@ struct worker {
 	uv_poll_t pidfd_poll, exec_poll;
 	uv_timer_t timer;
 	unsigned int handles; /* of the three, those that are not closed yet */
+	unsigned int watched; /* of the two descriptors, those that the loop knows */
 	bool runs;            /* has executed its program */
 	bool dead;
 	int status; /* as of waitpid(); -1: not known */
@@ -198,7 +199,10 @@ struct service {
 	uint64_t stranger_told; /* the last number when READY=1 came from no worker */
 	unsigned int restarts;
 	struct held *held;
-	struct held *closed; /* by a commit that may be taken back */
+	struct held *closed;  /* by a commit that may be taken back */
+	struct held *unbound; /* taken back, and somebody has the address: tried again */
+	uv_timer_t rebind;
+	unsigned int rebind_tries;
 
 	struct upgrade upgrade;
 	char given_up[REASON_MAX]; /* why the predecessor was asked to serve again */
@@ -341,6 +345,7 @@ void held_wanted(struct service *service, struct worker *worker, const struct sg
 void held_commit(struct service *service, struct generation *generation);
 void held_resume(struct service *service, struct generation *generation);
 void held_forget(struct service *service, uint64_t generation);
+void held_forget_unbound(struct service *service);
 
 /* leftovers.c */
 /* Kills what an ended worker has left behind in sessions of its own. */
@@ -371,6 +376,8 @@ int service_upgrade(struct service *service, char **argv, uint64_t asker, char *
 void service_generation_gone(struct service *service, struct generation *generation);
 void service_look_whether_empty(struct service *service);
 void service_look_whether_confirmed(struct service *service);
+/* At the stop: is nobody left but workers that do not even die of SIGKILL? */
+void service_look_whether_stuck(struct service *service);
 void service_checked(struct service *service);
 /* How a worker that served ended, at the stop or for good: the exit code of 'segue run'. */
 void service_note_exit(struct service *service, int status);

@@ -21,7 +21,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs two users")
 
 # Speaks the wire by hand: HELLO, one LISTENER, and what the rest of the command line says.
 LIAR = r"""
-import array, os, socket, struct, sys
+import array, ctypes, os, socket, struct, sys
 
 kind, name, address, dev, ino = sys.argv[1:6]
 channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=int(os.environ["SEGUE_CHANNEL"]))
@@ -34,7 +34,10 @@ def text(words):
     return struct.pack("<I", len(words)) + words.encode()
 
 send(1, struct.pack("<IIQIIIIIII", 2, 2, 1, os.getpid(), 0, 0, 0, 0, 0, 1), os.pidfd_open(os.getpid()))
-if kind == "tcp":
+if kind == "elsewhere":
+    assert ctypes.CDLL(None).unshare(0x40000000) == 0  # CLONE_NEWNET
+    listener = socket.create_server(("0.0.0.0", 0))
+elif kind == "tcp":
     listener = socket.create_server(("127.0.0.1", 0))
 else:
     listener = socket.socket(socket.AF_UNIX)
@@ -69,6 +72,14 @@ def test_a_worker_that_names_somebody_elses_socket_does_not_have_it_removed(supe
                            os.stat(place / "sock"), "--user", "nobody")
         assert (place / "sock").exists()
         assert word.startswith("listener liar of worker 1:0 is not kept: ")
+
+
+@needs_root
+def test_a_listener_of_another_network_namespace_is_not_kept(supervise, folder):
+    """What the next worker would find at that address is not what this one has bound."""
+    (word,) = run_liar(supervise, "elsewhere", "none", "tcp://0.0.0.0:0", os.stat(folder))
+    assert word == ("listener liar of worker 1:0 is not kept: it belongs to another network namespace "
+                    "than the supervisor's, where no other worker could take it over")
 
 
 def mine(folder):
@@ -181,6 +192,8 @@ def test_what_a_worker_started_in_a_session_of_its_own_ends_with_it_and_with_no_
     eventually(lambda: alive([first]), [])
     assert alive([second]) == [second]
     assert get(service.address).status == 200
+    # Killed just before the supervisor ends, which may leave it to be reaped here.
+    service.expected_exits.add(-signal.SIGKILL)
     service.stop()
     eventually(lambda: alive([second]), [])
 

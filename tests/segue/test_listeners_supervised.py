@@ -264,6 +264,32 @@ def test_a_generation_that_serves_again_has_the_listeners_that_it_had(own, folde
         assert get(address).pid in third
 
 
+def test_an_address_that_somebody_has_taken_meanwhile_is_bound_again_when_it_is_free(own):
+    """Its generation had it, a successor that crashed had dropped it, and another program was quicker."""
+    one = own(f"a={TCP}", f"b={TCP}", workers=1)
+    held = one.held()
+    (first,) = one.service.workers()
+    with Connection(held["a"]) as busy:
+        busy.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n" + HOLD).response()
+        one.listen(f"a={TCP}")
+        assert ask(one.service) == 2
+        one.log.wait_for("listener_dropped", pid=first["pid"])
+        with socket.create_server(held["b"]):
+            (second,) = one.service.workers(2)
+            one.service.expected_exits.add(-signal.SIGKILL)
+            one.service.process(second["pid"]).send(signal.SIGKILL)
+            warning = one.log.wait_for("warning")
+            assert warning["text"].startswith("listener b could not be bound again: ")
+            assert warning["text"].endswith("; it is tried again")
+            assert set(one.held()) == {"a"}
+        one.log.wait_for("rebound")
+        assert one.held() == held
+        assert get(held["b"]).pid == first["pid"]
+        assert busy.send(b"y").response().pid == first["pid"]
+    one.upgrade(f"a={TCP}", f"b={TCP}")
+    assert one.held() == held
+
+
 # Those of the supervisor.
 
 

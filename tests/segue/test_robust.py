@@ -4,6 +4,7 @@ configuration that is no file by now. None of it stops the loop, and the service
 """
 
 import fcntl
+import json
 import os
 import pathlib
 import pwd
@@ -134,6 +135,41 @@ def test_a_supervisor_started_without_standard_descriptors_serves_and_ends(bare,
         assert one.call("upgrade").returncode == 0
     assert one.call("stop").returncode == 0
     assert one.process.wait(30) == 0
+
+
+# Is started with a listener out of the store of the service manager, bound in another network namespace.
+STORED = """
+import ctypes, os, socket, sys
+libc = ctypes.CDLL(None)
+here = os.open("/proc/self/ns/net", os.O_RDONLY)
+assert libc.unshare(0x40000000) == 0  # CLONE_NEWNET
+listener = socket.socket()
+listener.setsockopt(socket.IPPROTO_IP, 15, 1)  # IP_FREEBIND
+listener.bind(("127.0.0.1", 0))
+listener.listen()
+assert sys.argv[1] == "elsewhere" or libc.setns(here, 0) == 0
+with open("port", "w") as file:
+    file.write(str(listener.getsockname()[1]))
+os.dup2(os.dup(listener.fileno()), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="stored.http")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@needs_root
+@pytest.mark.parametrize("whose", ["here", "elsewhere"])
+def test_a_stored_listener_of_another_network_namespace_is_not_taken(bare, folder, whose):
+    with open(folder / "output", "wb") as output:
+        # The socket's namespace is the supervisor's own, or one that it has left.
+        one = bare("--log-format", "json", stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                   command=(sys.executable, "-c", STORED, "elsewhere" if whose == "here" else "here"))
+    one.wait_serving()
+    (listener,) = json.loads(one.call("status", "--json").stdout)["listeners"]
+    taken = listener["address"] == f"tcp://127.0.0.1:{(folder / 'port').read_text()}"
+    assert taken == (whose == "here")
+    said = "is refused: it belongs to another network namespace" in (folder / "output").read_text()
+    assert said == (whose == "elsewhere")
+    assert one.call("stop").returncode == 0
 
 
 # Terminals and signals.

@@ -11,6 +11,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sched.h>
 #include <stddef.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -527,6 +528,57 @@ UNIT_CASE(an_inherited_unix_socket_is_verified_by_its_path)
 	sg_listener_unlink(path, file);
 	MUST(close(fd));
 	leave();
+}
+
+UNIT_CASE(a_socket_of_another_network_is_told_from_one_of_this)
+{
+	static const char *const addresses[] = { "tcp://0.0.0.0:0",
+		                                 "unix://@segue-unit-elsewhere" };
+	int here = (int)MUST(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
+	struct sg_bind_options options = { 0 };
+	struct sg_address address;
+	struct sg_file_id file;
+	char reason[256];
+
+	for (size_t i = 0; i < sizeof(addresses) / sizeof(addresses[0]); i++) {
+		int fd;
+
+		CHECK_INT(sg_address_parse(&address, addresses[i], reason, sizeof(reason)), 0);
+		for (int elsewhere = 0; elsewhere < 2; elsewhere++) {
+			/* Not everybody may. */
+			if (elsewhere && unshare(CLONE_NEWNET) < 0)
+				continue;
+			fd = sg_listener_bind(&address, &options, &file, reason, sizeof(reason));
+			MUST(fd);
+			if (elsewhere)
+				MUST(setns(here, CLONE_NEWNET));
+			CHECK_INT(sg_listener_is_elsewhere(fd), elsewhere);
+			MUST(close(fd));
+		}
+	}
+	MUST(close(here));
+}
+
+UNIT_CASE(a_path_is_the_same_in_every_network)
+{
+	char place[] = "/tmp/segue-unit-XXXXXX", text[80], reason[256];
+	int here = (int)MUST(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)), fd;
+	struct sg_bind_options options = { 0 };
+	struct sg_address address;
+	struct sg_file_id file;
+
+	CHECK(mkdtemp(place) != NULL);
+	snprintf(text, sizeof(text), "unix://%s/sock", place);
+	CHECK_INT(sg_address_parse(&address, text, reason, sizeof(reason)), 0);
+	(void)unshare(CLONE_NEWNET);
+	fd = sg_listener_bind(&address, &options, &file, reason, sizeof(reason));
+	MUST(fd);
+	(void)setns(here, CLONE_NEWNET);
+	CHECK(!sg_listener_is_elsewhere(fd));
+	MUST(close(fd));
+	MUST(close(here));
+	MUST(unlink(text + strlen("unix://")));
+	MUST(rmdir(place));
 }
 
 UNIT_MAIN
