@@ -222,6 +222,11 @@ void manager_extend(struct manager *manager, int64_t ms)
 	say(manager, text, -1);
 }
 
+void manager_give_up(struct manager *manager)
+{
+	extend_while(manager, false);
+}
+
 /* The store. */
 
 static bool is_held(const struct manager *manager, int fd)

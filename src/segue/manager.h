@@ -45,8 +45,10 @@ void manager_reloading(struct manager *manager, const char *status);
 void manager_status(struct manager *manager, const char *status);
 void manager_stopping(struct manager *manager, const char *status);
 /* Asks for so much more time, from now. For a start, an upgrade and a stop that goes on more time
- * is asked for anyway, every five seconds, until READY=1. */
+ * is asked for anyway, every five seconds, until READY=1 or manager_give_up(). */
 void manager_extend(struct manager *manager, int64_t ms);
+/* No more time is asked for: what is waited for has no end by itself. */
+void manager_give_up(struct manager *manager);
 
 /* Puts a listener into the manager's store, where it has one, under its name; a socket that the
  * manager holds already is left out. Takes it out. */

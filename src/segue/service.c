@@ -297,6 +297,7 @@ static void stop(struct service *service, bool now)
 	bool first_failed = service->serving == NULL && service->upgrade.reason[0] != '\0';
 
 	service->stop_asked = true;
+	held_forget_unbound(service);
 	preflight_end(service);
 	manager_stopping(service->manager, "Stopping");
 	manager_extend(service->manager, EXTEND_MS);
@@ -535,6 +536,21 @@ void service_look_whether_confirmed(struct service *service)
 	if (service->state == SERVICE_CHECKING && service->upgrade.checked &&
 	    generation_confirmed(service->serving))
 		service_post(service, SERVICE_EVENT_CHECKED);
+}
+
+/* The deadlines are over, and the service manager's are all that is left. */
+void service_look_whether_stuck(struct service *service)
+{
+	for (struct generation *g = service->generations; g != NULL; g = g->next)
+		for (unsigned int i = 0; i < g->slots_len; i++) {
+			struct worker *workers[] = WORKERS_OF(&g->slots[i]);
+
+			for (size_t k = 0; k < WORKERS_A_SLOT; k++)
+				if (worker_lives(workers[k]) && workers[k]->state != WORKER_KILLING)
+					return;
+		}
+	if (service->stop_asked)
+		manager_give_up(service->manager);
 }
 
 /* The preflight command has ended well, or there is none. */

@@ -6,6 +6,7 @@
 #include "segue/supervisor.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -141,6 +142,15 @@ static int spawn(struct worker *worker, struct passed *passed, const struct prog
 	return sg_spawn(&worker->process, &spawn);
 }
 
+/* It has begun to run, and nobody would hear of its end. Whoever is unknown is reaped at SIGCHLD.
+ */
+static void give_up_unwatched(struct worker *worker, int error)
+{
+	worker_failed(worker, "it could not be watched: %s", strerror(-error));
+	(void)worker_signal(worker, SIGKILL);
+	relay_forget(worker_service(worker)->relay, worker->key);
+}
+
 /* Where the supervisor is killed: as long as a stop by it would take. */
 static int64_t linger_ms(const struct config *config)
 {
@@ -197,6 +207,13 @@ int worker_start(struct slot *slot, const struct program *program, struct worker
 		goto fail;
 	}
 	r = worker_watch(worker);
+	if (r < 0) {
+		give_up_unwatched(worker, r);
+		snprintf(reason, REASON_MAX, "%s", worker->reason);
+		worker_free(worker);
+		worker = NULL;
+		goto fail;
+	}
 	relay_pid(service->relay, worker->key, worker->process.pid,
 	          linger_ms(worker_config(worker)));
 	worker_begin(worker);

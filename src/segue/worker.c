@@ -310,6 +310,7 @@ static void act(struct worker *worker, enum worker_action action, enum worker_ev
 		        "holds it",
 		        (unsigned long long)worker->slot->generation->number, worker->slot->index,
 		        (long)worker->process.pid);
+		service_look_whether_stuck(worker_service(worker));
 		break;
 	case WORKER_ACTION_REPORT:
 		describe_end(worker);
@@ -477,25 +478,30 @@ void worker_free(struct worker *worker)
 	link_close(worker->link);
 	worker->link = NULL;
 	program_done(&worker->program);
-	uv_close((uv_handle_t *)&worker->pidfd_poll, handle_closed);
-	if (worker->process.exec_fd >= 0)
+	if (worker->watched > 0)
+		uv_close((uv_handle_t *)&worker->pidfd_poll, handle_closed);
+	if (worker->watched > 1 && worker->process.exec_fd >= 0)
 		uv_close((uv_handle_t *)&worker->exec_poll, handle_closed);
 	uv_close((uv_handle_t *)&worker->timer, handle_closed);
 	sg_fd_close(worker->process.pidfd);
 	sg_fd_close(worker->process.exec_fd);
 }
 
+/* Where it fails the worker is to be freed, and nothing of it is called back. */
 int worker_watch(struct worker *worker)
 {
 	struct service *service = worker_service(worker);
-	int r = uv_poll_init(service->loop, &worker->pidfd_poll, worker->process.pidfd);
+	int r;
 
+	(void)uv_timer_init(service->loop, &worker->timer);
+	worker->handles = 1;
+	r = uv_poll_init(service->loop, &worker->pidfd_poll, worker->process.pidfd);
+	worker->watched += r == 0;
 	if (r == 0)
 		r = uv_poll_init(service->loop, &worker->exec_poll, worker->process.exec_fd);
-	if (r == 0)
-		r = uv_timer_init(service->loop, &worker->timer);
+	worker->watched += r == 0;
+	worker->handles += worker->watched;
 	worker->pidfd_poll.data = worker->exec_poll.data = worker->timer.data = worker;
-	worker->handles = 3;
 	if (r == 0)
 		r = uv_poll_start(&worker->pidfd_poll, UV_READABLE, process_ready);
 	if (r == 0)

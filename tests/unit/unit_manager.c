@@ -347,6 +347,38 @@ UNIT_CASE(a_stop_that_goes_on_asks_for_more_time_before_what_it_had_is_over)
 	bench_close(&bench);
 }
 
+static void count_active(uv_handle_t *handle, void *arg)
+{
+	*(int *)arg += uv_is_active(handle) != 0;
+}
+
+static int active(struct bench *bench)
+{
+	int count = 0;
+
+	uv_walk(&bench->loop, count_active, &count);
+	return count;
+}
+
+UNIT_CASE(a_stop_that_has_no_end_asks_for_no_more_time)
+{
+	struct bench bench;
+	int before;
+
+	bench_prepare(&bench);
+	bench_open(&bench);
+	manager_stopping(bench.manager, NULL);
+	hears(&bench, "STOPPING=1");
+	before = active(&bench);
+	manager_give_up(bench.manager);
+	CHECK_INT(active(&bench), before - 1);
+	/* Asked for once more, by an operator, it has deadlines again. */
+	manager_stopping(bench.manager, NULL);
+	hears(&bench, "STOPPING=1");
+	CHECK_INT(active(&bench), before);
+	bench_close(&bench);
+}
+
 UNIT_CASE(a_listener_is_stored_under_a_name_that_no_listener_has)
 {
 	const struct heard *heard;
