@@ -150,7 +150,7 @@ def test_a_successor_that_hangs_ends_at_the_deadline(subject, stage):
         one.log.wait_for("hang", since=mark)
         clients.wait_more()
         ended = one.ended(mark)
-        assert ended["reason"] == failed("it was not ready within 1000 ms (see --start-timeout)")
+        assert ended["reason"] == failed("it was not ready within 1 s (see --start-timeout)")
         assert 1000 <= ended["took_ms"] < 6000
 
 
@@ -162,7 +162,7 @@ def test_a_stopped_successor_ends_at_the_deadline(subject, folder):
         mark = one.ask()
         one.service.process(one.log.wait_for("gate", since=mark)["pid"]).stop()
         reason = one.ended(mark)["reason"]
-        assert reason == failed("it was not ready within 1000 ms (see --start-timeout)")
+        assert reason == failed("it was not ready within 1 s (see --start-timeout)")
 
 
 # Refusals.

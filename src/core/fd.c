@@ -87,6 +87,19 @@ int64_t sg_now_ms(void)
 	return sg_now_us() / 1000;
 }
 
+const char *sg_span_text(char ret_text[static SG_SPAN_MAX], int64_t ms)
+{
+	long long seconds = (long long)(ms / 1000), tenths = (long long)(ms % 1000 / 100);
+
+	if (ms < 1000)
+		snprintf(ret_text, SG_SPAN_MAX, "%lld ms", (long long)ms);
+	else if (seconds < 60 && tenths > 0)
+		snprintf(ret_text, SG_SPAN_MAX, "%lld.%lld s", seconds, tenths);
+	else
+		snprintf(ret_text, SG_SPAN_MAX, "%lld s", seconds);
+	return ret_text;
+}
+
 int sg_pidfd_open(pid_t pid)
 {
 	long fd = syscall(SYS_pidfd_open, pid, 0);

@@ -32,6 +32,9 @@ int sg_fd_set_cloexec(int fd, int on);
 /* Milliseconds and microseconds of CLOCK_MONOTONIC. */
 int64_t sg_now_ms(void);
 int64_t sg_now_us(void);
+/* A duration as a person reads it: "250 ms", "1.2 s", "30 s". Returns ret_text. */
+#define SG_SPAN_MAX 32
+const char *sg_span_text(char ret_text[static SG_SPAN_MAX], int64_t ms);
 
 /* A pollable descriptor of a process, or -errno. */
 int sg_pidfd_open(pid_t pid);

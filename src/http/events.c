@@ -328,6 +328,12 @@ static void on_upgrade_ended(struct segue_http_server *server, const struct segu
 {
 	const char *outcome = segue_outcome_name(event->outcome);
 	const char *reason = event->reason ? event->reason : "";
+	char head[100] = "";
+
+	/* A refusal says so itself. */
+	if (event->outcome != SEGUE_REFUSED || !reason[0])
+		snprintf(head, sizeof(head), "upgrade to generation %llu: %s after %lld ms",
+		         (unsigned long long)event->generation, outcome, (long long)event->took_ms);
 
 	sgh_log(server, "upgrade-ended",
 	        SGH_FIELDS(SGH_TEXT("outcome", outcome), SGH_TEXT("reason", reason),
@@ -335,9 +341,7 @@ static void on_upgrade_ended(struct segue_http_server *server, const struct segu
 	                   SGH_NUMBER("successor_pid", event->pid),
 	                   SGH_NUMBER("error", event->error),
 	                   SGH_NUMBER("took_ms", event->took_ms)),
-	        "upgrade to generation %llu: %s after %lld ms%s%s",
-	        (unsigned long long)event->generation, outcome, (long long)event->took_ms,
-	        reason[0] ? ": " : "", reason);
+	        "%s%s%s", head, head[0] && reason[0] ? ": " : "", reason);
 }
 
 static void on_state(struct segue_http_server *server, const struct segue_event *event)

@@ -295,6 +295,8 @@ static void refuse(struct segue *segue)
 
 static void act(struct segue *segue, enum sg_action action, enum sg_event event)
 {
+	char span[SG_SPAN_MAX];
+
 	switch (action) {
 	case SG_ACTION_SAY_READY:
 		say_ready(segue);
@@ -316,11 +318,11 @@ static void act(struct segue *segue, enum sg_action action, enum sg_event event)
 			sg_attempt_failed(
 				segue, ETIMEDOUT,
 				segue->attempt.checking
-					? "the preflight check did not end within %lld ms"
-					: "it was not ready within %lld ms (see --start-timeout)",
-				(long long)(segue->attempt.checking
-			                            ? segue->options.check_timeout_ms
-			                            : segue->options.start_timeout_ms));
+					? "the preflight check did not end within %s"
+					: "it was not ready within %s (see --start-timeout)",
+				sg_span_text(span, segue->attempt.checking
+			                                   ? segue->options.check_timeout_ms
+			                                   : segue->options.start_timeout_ms));
 		sg_attempt_abandon(segue);
 		break;
 	case SG_ACTION_REPORT:
@@ -460,7 +462,8 @@ bool sg_machine_refuses(struct segue *segue, char *text, size_t size)
 	if (step.action != SG_ACTION_REFUSE)
 		return false;
 	if (left >= 0)
-		snprintf(wait, sizeof(wait), "; it may take %lld ms more", (long long)left);
+		snprintf(wait, sizeof(wait), "; it may take %lld s more",
+		         (long long)(left + 999) / 1000);
 	switch (segue->state) {
 	case SG_STATE_CHECKING:
 	case SG_STATE_UPGRADING:

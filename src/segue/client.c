@@ -452,6 +452,34 @@ __attribute__((format(printf, 2, 3))) static int misused(const struct client *cl
 	return -EINVAL;
 }
 
+static bool knows(const struct client *client, const char *option)
+{
+	const char *verb = client->verb->name;
+
+	if (!strcmp(option, "--no-wait"))
+		return !strcmp(verb, "upgrade");
+	if (!strcmp(option, "--now"))
+		return !strcmp(verb, "stop");
+	return strcmp(option, "--control") != 0 || strcmp(verb, "list") != 0;
+}
+
+/* With the name that was meant, where one is near. */
+static int unknown(const struct client *client, const char *option)
+{
+	static const char *const options[] = { "--json", "--control", "--no-wait", "--now",
+		                               "--help" };
+	char name[40];
+
+	snprintf(name, sizeof(name), "%.*s", (int)strcspn(option, "="), option);
+	for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++)
+		if (knows(client, options[i]) && words_distance(name, options[i]) <= 2) {
+			fprintf(stderr, "segue %s: there is no option '%.64s'; did you mean %s?\n",
+			        client->verb->name, option, options[i]);
+			return -EINVAL;
+		}
+	return misused(client, "there is no option '%.64s'", option);
+}
+
 static int take_option(struct client *client, int argc, char **argv, int *at)
 {
 	const char *option = argv[*at];
@@ -470,7 +498,7 @@ static int take_option(struct client *client, int argc, char **argv, int *at)
 	else if (!strcmp(option, "--control") && !is_list)
 		return misused(client, "--control needs a path");
 	else
-		return misused(client, "there is no option '%.64s'", option);
+		return unknown(client, option);
 	return 0;
 }
 

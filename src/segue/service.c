@@ -87,6 +87,7 @@ static void enter(struct service *service, enum service_event event, enum servic
 	                     ? service->upgrade.terms->config->preflight_timeout_ms
 	             : strcmp(limit, "abandon") == 0 ? ABANDON_MS + service->config->kill_timeout_ms
 	                                             : -1;
+	char span[SG_SPAN_MAX];
 
 	service->state = next;
 	service->since_ms = now;
@@ -99,8 +100,9 @@ static void enter(struct service *service, enum service_event event, enum servic
 	        json_pack("{sssssssI}", "from", table_service_state_text(from), "to",
 	                  table_service_state_text(next), "reason", table_service_event_text(event),
 	                  "took_ms", (json_int_t)took),
-	        "%s -> %s: %s after %lld ms", table_service_state_text(from),
-	        table_service_state_text(next), table_service_event_text(event), (long long)took);
+	        "%s -> %s: %s after %s", table_service_state_text(from),
+	        table_service_state_text(next), table_service_event_text(event),
+	        sg_span_text(span, took));
 }
 
 /* The worker that asked hears how it ended. */
@@ -232,16 +234,19 @@ static void report(struct service *service)
 /* The preflight command, or the workers. */
 static void abandon(struct service *service, enum service_event event)
 {
+	char span[SG_SPAN_MAX];
+
 	if (event == SERVICE_EVENT_DEADLINE && service->upgrade.checked)
 		service_failed(service,
 		               "a worker of generation %llu was started again and did not say "
 		               "that it serves (see --preflight-timeout)",
 		               number(service->serving));
 	else if (event == SERVICE_EVENT_DEADLINE)
-		service_failed(service,
-		               "the preflight command did not end within %lld ms (see "
-		               "--preflight-timeout)",
-		               (long long)service->upgrade.terms->config->preflight_timeout_ms);
+		service_failed(
+			service,
+			"the preflight command did not end within %s (see "
+			"--preflight-timeout)",
+			sg_span_text(span, service->upgrade.terms->config->preflight_timeout_ms));
 	preflight_end(service);
 	if (service->serving == NULL) {
 		service_post(service, SERVICE_EVENT_STOP);
@@ -404,7 +409,8 @@ static void refusal(const struct service *service, char *text, size_t size)
 	char wait[64] = "";
 
 	if (left >= 0)
-		snprintf(wait, sizeof(wait), "; it may take %lld ms more", (long long)left);
+		snprintf(wait, sizeof(wait), "; it may take %lld s more",
+		         (long long)(left + 999) / 1000);
 	switch (service->state) {
 	case SERVICE_STARTING:
 		snprintf(text, size, "generation %llu starts, and none serves yet%s", next, wait);

@@ -108,6 +108,7 @@ static void crashed(struct slot *slot, const struct worker *worker)
 	struct generation *generation = slot->generation;
 	struct service *service = generation->service;
 	const struct config *config = generation->terms->config;
+	char span[SG_SPAN_MAX];
 	int64_t ms;
 
 	slot->awaited = false;
@@ -137,9 +138,13 @@ static void crashed(struct slot *slot, const struct worker *worker)
 	slot->restarts++;
 	service->restarts++;
 	ms = back_off(config, slot->row);
-	log_say("crashed", NULL, "worker %llu:%u (pid %ld) crashed: %s; it is restarted in %lld ms",
+	log_say("crashed",
+	        json_pack("{sIsIsIsI}", "generation", (json_int_t)generation->number, "worker",
+	                  (json_int_t)slot->index, "pid", (json_int_t)worker->process.pid,
+	                  "restart_ms", (json_int_t)ms),
+	        "worker %llu:%u (pid %ld) crashed: %s; it is restarted in %s",
 	        (unsigned long long)generation->number, slot->index, (long)worker->process.pid,
-	        worker->reason, (long long)ms);
+	        worker->reason, sg_span_text(span, ms));
 	slot_restart_after(slot, ms);
 }
 

@@ -16,6 +16,7 @@
 #define CELL_MAX  256
 #define CELLS_MAX 8
 #define ROWS_MAX  512
+#define WITHOUT   "without a worker" /* in place of "serving", which would be half the truth */
 
 /* Cells whose columns are made equally wide; the last of a row has no width. */
 struct table {
@@ -102,7 +103,7 @@ static const char *colour_of(const struct display *display, const char *state)
 		{ "stopping", "\033[33m" },  { "ending", "\033[31m" },
 		{ "cutting", "\033[31m" },   { "killing", "\033[31m" },
 		{ "waiting", "\033[31m" },   { "abandoning", "\033[31m" },
-		{ "silent", "\033[31m" },
+		{ "silent", "\033[31m" },    { WITHOUT, "\033[31m" },
 	};
 
 	for (size_t i = 0; display->colour && i < sizeof(colours) / sizeof(colours[0]); i++)
@@ -265,40 +266,58 @@ static void print_command(const struct display *display, const json_t *command)
 		line(display, "  command    %s%s", text, len >= sizeof(text) ? "..." : "");
 }
 
+static bool has_worker(const json_t *generation)
+{
+	json_t *worker;
+	size_t i;
+
+	json_array_foreach(json_object_get(generation, "workers"), i,
+	                   worker) if (view_number(worker, "pid", 0) > 0) return true;
+	return false;
+}
+
+static bool anybody_runs(const json_t *generations)
+{
+	json_t *generation;
+	size_t i;
+
+	json_array_foreach(generations, i, generation) if (has_worker(generation)) return true;
+	return false;
+}
+
+/* One that serves may be without a worker for the moment, or because they crashed too often. */
+static const char *state_of(const json_t *object, bool runs)
+{
+	const char *state = word(object, "state");
+
+	return !runs && !strcmp(state, "serving") ? WITHOUT : state;
+}
+
 static void print_generation(const struct display *display, const json_t *generation,
                              const struct table *table, size_t *row, const size_t *widths)
 {
-	const char *state = word(generation, "state"), *colour = colour_of(display, state);
+	const char *state = state_of(generation, has_worker(generation));
+	const char *colour = colour_of(display, state);
 	int64_t left = view_number(generation, "deadline_ms", -1);
 	char age[VIEW_SPAN_MAX], span[VIEW_SPAN_MAX];
 	size_t workers = json_array_size(json_object_get(generation, "workers"));
 
 	view_span(age, view_number(generation, "age_ms", 0), false);
 	view_span(span, left + 999, false);
-	printf("\ngeneration %" PRId64 "  %s%s%s for %s%s%s%s\n",
-	       view_number(generation, "number", 0), colour, state, *colour ? "\033[0m" : "", age,
-	       left >= 0 ? ", " : "", left >= 0 ? span : "", left >= 0 ? " left" : "");
+	printf("\ngeneration %" PRId64 "  %s%s%s%s for %s%s%s%s\n",
+	       view_number(generation, "number", 0), colour, state, *colour ? "\033[0m" : "",
+	       !strcmp(state, WITHOUT) ? ", serving" : "", age, left >= 0 ? ", " : "",
+	       left >= 0 ? span : "", left >= 0 ? " left" : "");
 	print_command(display, json_object_get(generation, "command"));
 	print_program(display, json_object_get(generation, "program"));
 	for (size_t i = 0; i < workers && *row < table->rows; i++)
 		print_row(display, table, (*row)++, widths);
 }
 
-/* One that serves may be without a worker for the moment, or because they crashed too often. */
-static bool anybody_runs(const json_t *status)
-{
-	json_t *generation, *worker;
-	size_t i, k;
-
-	json_array_foreach(json_object_get(status, "generations"), i, generation)
-		json_array_foreach(json_object_get(generation, "workers"), k,
-	                           worker) if (view_number(worker, "pid", 0) > 0) return true;
-	return false;
-}
-
 static void print_head(const struct display *display, const json_t *status)
 {
-	const char *state = word(status, "state"), *colour = colour_of(display, state);
+	bool runs = anybody_runs(json_object_get(status, "generations"));
+	const char *state = state_of(status, runs), *colour = colour_of(display, state);
 	int64_t restarts = view_number(status, "restarts", 0);
 	char age[VIEW_SPAN_MAX], up[VIEW_SPAN_MAX];
 	json_t *listener;
@@ -306,8 +325,9 @@ static void print_head(const struct display *display, const json_t *status)
 
 	view_span(age, view_number(status, "age_ms", 0), false);
 	view_span(up, view_number(status, "uptime_ms", 0), false);
-	printf("%s  %s%s%s for %s%s\n", word(status, "name"), colour, state,
-	       *colour ? "\033[0m" : "", age, anybody_runs(status) ? "" : ", no worker runs");
+	printf("%s  %s%s%s%s for %s%s\n", word(status, "name"), colour, state,
+	       *colour ? "\033[0m" : "", !strcmp(state, WITHOUT) ? ", serving" : "", age,
+	       runs || !strcmp(state, WITHOUT) ? "" : ", no worker runs");
 	line(display, "  supervisor pid %" PRId64 ", up %s, %" PRId64 " restart%s of workers",
 	     view_number(status, "pid", 0), up, restarts, restarts == 1 ? "" : "s");
 	json_array_foreach(json_object_get(status, "listeners"), i, listener) line(

@@ -125,6 +125,7 @@ static void enter(struct worker *worker, enum worker_event event, enum worker_st
 	int64_t now = sg_now_ms(), took = now - worker->since_ms;
 	enum worker_state from = worker->state;
 	json_t *fields = fields_of(worker);
+	char span[SG_SPAN_MAX];
 
 	/* A worker that is ready waits as long as the others may take to start: they begin when the
 	 * first is ready. */
@@ -141,10 +142,11 @@ static void enter(struct worker *worker, enum worker_event event, enum worker_st
 		fields, json_pack("{sssssssI}", "from", table_worker_state_text(from), "to",
 	                          table_worker_state_text(next), "reason",
 	                          table_worker_event_text(event), "took_ms", (json_int_t)took));
-	log_say("worker", fields, "worker %llu:%u (pid %ld) %s -> %s: %s after %lld ms",
+	log_say("worker", fields, "worker %llu:%u (pid %ld) %s -> %s: %s after %s",
 	        (unsigned long long)worker->slot->generation->number, worker->slot->index,
 	        (long)worker->process.pid, table_worker_state_text(from),
-	        table_worker_state_text(next), table_worker_event_text(event), (long long)took);
+	        table_worker_state_text(next), table_worker_event_text(event),
+	        sg_span_text(span, took));
 }
 
 /* Actions. */
@@ -212,11 +214,11 @@ static void not_ready_in_time(struct worker *worker)
 {
 	const struct config *config = worker_config(worker);
 	const char *last = worker->ready != NULL ? ready_last(worker->ready) : "";
-	char wrapper[256];
+	char wrapper[256], span[SG_SPAN_MAX];
 
 	wrapper_describe(worker, wrapper, sizeof(wrapper));
-	worker_failed(worker, "it was not ready within %lld ms%s%s%s%s",
-	              (long long)config->start_timeout_ms,
+	worker_failed(worker, "it was not ready within %s%s%s%s%s",
+	              sg_span_text(span, config->start_timeout_ms),
 	              worker->kind == KIND_OTHER && config->ready == CONFIG_READY_AUTO
 	                      ? ": it neither spoke to its channel nor sent READY=1 (see --ready "
 	                        "and --start-timeout)"

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 
 import control_schema
@@ -579,6 +580,31 @@ def test_the_status_is_short_and_aligned(host, segue):
     code, said, errors = ask_status(host, segue("status"), STATUS)
     assert (code, errors) == (0, "")
     assert [line.rstrip() for line in said.splitlines()] == STATUS_SHOWN.splitlines()
+
+
+def test_a_status_without_a_worker_says_so_first(host, segue):
+    """That its generation serves is true of the listeners alone: clients wait."""
+    waiting = worker(0, pid=None, state="waiting", last_exit="it exited with status 1", restart_ms=9000)
+    status = {**STATUS, "upgrade": None, "generations": [generation(8, [waiting])]}
+    code, said, _ = ask_status(host, segue("status", columns=200, env={"NO_COLOR": "1"}), status)
+    lines = said.splitlines()
+    assert (code, lines[0].strip()) == (0, "web  without a worker, serving for 4 d 4 h")
+    assert "generation 8  without a worker, serving for 4 d 4 h" in [line.strip() for line in lines]
+    code, said, _ = ask_status(host, segue("status", columns=200, env={"NO_COLOR": "1"}),
+                               {**status, "state": "stopping"})
+    assert said.splitlines()[0].strip() == "web  stopping for 4 d 4 h, no worker runs"
+
+
+@pytest.mark.parametrize(("verb", "wrong", "meant"), [
+    ("upgrade", "--nowait", "--no-wait"), ("upgrade", "--jsn", "--json"), ("stop", "--nwo", "--now"),
+    ("cut", "--contrl=x", "--control"), ("cut", "--no-wait", None), ("list", "--controls", None),
+    ("status", "--workers", None)])
+def test_an_option_that_is_not_there_is_guessed_as_those_of_run_are(build, verb, wrong, meant):
+    done = subprocess.run([build.program("src/segue/segue"), verb, wrong], capture_output=True, text=True,
+                          timeout=30, check=False)
+    rest = f"did you mean {meant}?" if meant else f"see 'segue {verb} --help'"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"segue {verb}: there is no option '{wrong}'; {rest}\n"
 
 
 def test_the_status_has_colours_at_a_terminal_unless_unwanted(host, segue):

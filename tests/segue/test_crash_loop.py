@@ -26,7 +26,7 @@ def crashes(one):
 
 def delays(one):
     """How long each restart was waited for, in ms, as the log says."""
-    return [int(event["text"].rpartition(" in ")[2].split()[0]) for event in crashes(one)]
+    return [event["restart_ms"] for event in crashes(one)]
 
 
 def kill(one, pid):
@@ -138,7 +138,7 @@ def test_the_restart_command_goes_before_the_delay(run):
     one = run("--restart-delay", "1h", "--restart-delay-max", "1h")
     one.behave(CRASH)
     one.process(one.pids()[0]).send(signal.SIGKILL)
-    one.log.wait_for("crashed", where=lambda event: "3600000 ms" in event["text"])
+    one.log.wait_for("crashed", restart_ms=3600000, where=lambda event: "in 3600 s" in event["text"])
     (worker,) = one.service.status()["generations"][0]["workers"]
     assert worker["state"] == "waiting" and worker["restart_ms"] > 3500000
     one.configure()
@@ -151,7 +151,7 @@ def test_a_stop_in_the_loop_ends_at_once(run):
     one = run("--restart-delay", "1h", "--restart-delay-max", "1h")
     one.behave(CRASH)
     one.process(one.pids()[0]).send(signal.SIGKILL)
-    one.log.wait_for("crashed", where=lambda event: "3600000 ms" in event["text"])
+    one.log.wait_for("crashed", restart_ms=3600000, where=lambda event: "in 3600 s" in event["text"])
     one.service.first.send(signal.SIGTERM)
     one.service.wait_end()
     assert one.service.exit_codes[one.pid] == 0
@@ -274,7 +274,7 @@ def test_a_file_that_was_overwritten_in_place_is_started_from_the_path_and_the_l
     one = run("--restart-delay", "1h", "--restart-delay-max", "1h", program=path)
     one.behave(CRASH)
     one.process(one.pids()[0]).send(signal.SIGKILL)
-    one.log.wait_for("crashed", where=lambda event: "3600000 ms" in event["text"])
+    one.log.wait_for("crashed", restart_ms=3600000, where=lambda event: "in 3600 s" in event["text"])
     # No longer busy: a file that runs could not be written to.
     with open(path, "r+b") as file:
         file.seek(0, os.SEEK_END)

@@ -112,8 +112,8 @@ def test_a_successor_that_ends_before_it_is_ready_changes_nothing(run, stage, en
         clients.wait_more()
 
 
-NOT_IN_TIME = "it was not ready within 1000 ms (see --start-timeout)"
-NOT_A_WORD = ("it was not ready within 1000 ms: it neither spoke to its channel nor sent READY=1 "
+NOT_IN_TIME = "it was not ready within 1 s (see --start-timeout)"
+NOT_A_WORD = ("it was not ready within 1 s: it neither spoke to its channel nor sent READY=1 "
               "(see --ready and --start-timeout)")
 
 
@@ -177,7 +177,7 @@ def test_a_preflight_command_that_hangs_ends_at_its_deadline(run, folder):
         with unharmed(one) as clients:
             answer = one.fails()
             assert answer["message"] == failed(
-                "the preflight command did not end within 1000 ms (see --preflight-timeout)")
+                "the preflight command did not end within 1 s (see --preflight-timeout)")
             clients.wait_more()
             (folder / "ok").touch()
 

@@ -259,7 +259,7 @@ def test_readiness_from_a_session_of_its_own_is_not_heard_and_that_is_said_once(
             "[notify.sendto(b'READY=1', os.environ['NOTIFY_SOCKET']) for _ in range(3)]")
     service, text = refused(supervise, "--start-timeout", "1s", "--kill-timeout", "500ms",
                             arguments=[PLAIN, again, more])
-    assert "it was not ready within 1000 ms" in text
+    assert "it was not ready within 1 s" in text
     (warning,) = service.log.find("warning")
     eventually(lambda: alive([int(warning["text"].split()[1])]), [])
     assert "said READY=1 and is in the session of no worker" in warning["text"]

@@ -256,4 +256,20 @@ UNIT_CASE(what_is_no_pidfd_is_told_so)
 	CHECK_INT(sg_pidfd_open(0), -EINVAL);
 }
 
+UNIT_CASE(a_duration_is_told_as_a_person_reads_it)
+{
+	static const struct {
+		int64_t ms;
+		const char *text;
+	} cases[] = {
+		{ 0, "0 ms" },       { 999, "999 ms" }, { 1000, "1 s" },
+		{ 1099, "1 s" },     { 1250, "1.2 s" }, { 30000, "30 s" },
+		{ 59999, "59.9 s" }, { 60500, "60 s" }, { 3600000, "3600 s" },
+	};
+	char text[SG_SPAN_MAX];
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+		CHECK_STRING(sg_span_text(text, cases[i].ms), cases[i].text);
+}
+
 UNIT_MAIN
