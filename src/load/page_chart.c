@@ -347,39 +347,74 @@ static void print_faults(const struct chart *chart)
 	}
 }
 
-/* So many flags have room for their numbers, on a wide and on a narrow screen. */
+static bool is_lossy(const struct restart *restart)
+{
+	return restart->failed || window_lost(&restart->window) || window_closed(&restart->window);
+}
+
+/*
+ * Which restarts have a flag with their number: all of them where there is room, else every so
+ * many, and those that lost something, as long as these are few.
+ */
+struct flags {
+	size_t every, every_narrow;
+	bool all_lossy, all_lossy_narrow;
+};
+
 #define FLAGS_WIDE   40
 #define FLAGS_NARROW 10
 
-static void print_flag(const struct chart *chart, size_t number, double left)
+static size_t stride(size_t count, size_t room)
 {
-	const struct restarts *restarts = &chart->load->restarts;
-	const struct restart *restart = &restarts->list[number];
-	size_t every = (restarts->begun + FLAGS_WIDE - 1) / FLAGS_WIDE;
-	size_t every_narrow = (restarts->begun + FLAGS_NARROW - 1) / FLAGS_NARROW;
-	bool lossy =
-		restart->failed || window_lost(&restart->window) || window_closed(&restart->window);
+	return count <= room ? 1 : (size_t)round_time((double)count / (double)room);
+}
 
-	if (every > 1 && number % every)
-		return;
-	fprintf(chart->out, "<b class=\"flag%s%s\" style=\"left:%.3f%%\">%s%zu</b>\n",
-	        lossy ? " lossy" : "", every_narrow > 1 && number % every_narrow ? " minor" : "",
-	        left, lossy ? "\xe2\x9c\x95" : "", number);
+static void choose_flags(const struct restarts *restarts, struct flags *ret_flags)
+{
+	size_t count = restarts->begun, lossy = 0;
+
+	for (size_t i = 1; i <= count; i++)
+		lossy += is_lossy(&restarts->list[i]);
+	*ret_flags = (struct flags){
+		/* Three digits need more room than two. */
+		.every = stride(count, count < 100 ? FLAGS_WIDE : FLAGS_WIDE / 2),
+		.every_narrow = stride(count, FLAGS_NARROW),
+		.all_lossy = lossy <= FLAGS_WIDE / 2,
+		.all_lossy_narrow = lossy <= FLAGS_NARROW,
+	};
+}
+
+/* A dashed line through all panels, and the flag over it. */
+static void print_mark(const struct chart *chart, const struct flags *flags, size_t number,
+                       double left)
+{
+	bool lossy = is_lossy(&chart->load->restarts.list[number]);
+	bool wide = number % flags->every == 0 || (lossy && flags->all_lossy);
+	bool narrow = number % flags->every_narrow == 0 || (lossy && flags->all_lossy_narrow);
+	bool dense = flags->every > 1;
+
+	fprintf(chart->out, "<i class=\"restart%s\" style=\"left:%.3f%%\"></i>\n",
+	        dense && !narrow ? " minor" : "", left);
+	if (wide || narrow)
+		fprintf(chart->out, "<b class=\"flag%s%s\" style=\"left:%.3f%%\">%s%zu</b>\n",
+		        lossy ? " lossy" : "", narrow ? "" : " minor", left,
+		        lossy ? "\xe2\x9c\x95" : "", number);
 }
 
 static void print_through(const struct chart *chart)
 {
 	const struct restarts *restarts = &chart->load->restarts;
+	struct flags flags;
 
+	choose_flags(restarts, &flags);
 	fprintf(chart->out, "<div class=\"through%s\" aria-hidden=\"true\">\n",
-	        restarts->begun > FLAGS_WIDE ? " dense" : "");
+	        flags.every > 1 ? " dense" : "");
 	print_faults(chart);
 	for (size_t i = 1; restarts_wanted(restarts) && i <= restarts->begun; i++) {
 		uint64_t begin_ns = restarts->list[i].window.begin_ns;
 		double left = percent(chart, figures_since_start_ms(chart->load, begin_ns));
 
-		fprintf(chart->out, "<i class=\"restart\" style=\"left:%.3f%%\"></i>\n", left);
-		print_flag(chart, i, left);
+		print_mark(chart, &flags, i, left);
 	}
 	fputs("</div>\n", chart->out);
 }
@@ -392,7 +427,8 @@ static void print_time(const struct chart *chart)
 	for (size_t i = 0; (double)i * every <= chart->span_ms - every * 0.45; i++) {
 		last = (double)i * every;
 		fprintf(chart->out, "<span class=\"%s\" style=\"left:%.3f%%\">%g s</span>",
-		        i % 3 ? "minor" : "", percent(chart, last), last / 1000);
+		        i % 3 || last > chart->span_ms * 0.8 ? "minor" : "", percent(chart, last),
+		        last / 1000);
 	}
 	fprintf(chart->out, "<span class=\"last\" style=\"left:100%%\">%.1f s</span></div>\n",
 	        chart->span_ms / 1000);

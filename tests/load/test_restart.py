@@ -27,6 +27,9 @@ from misbehaving import Server, answer
 
 LIMIT = 60  # seconds that one run may take
 
+# A closed loop would take both the machine from the command, and from everyone else.
+RATE = ["--rate", "300"]
+
 
 @pytest.fixture
 def program(build):
@@ -46,10 +49,12 @@ class Generations:
     def __call__(self):
         return self.path.stat().st_size
 
-    def reply(self, connection, **more):
+    def reply(self, connection, *, is_last=True, **more):
+        """is_last: what this generation has to do wrong is done, and the next one may come."""
         number = self()
         connection.send(answer(headers=b"Segue-Generation: %d\r\n" % number, **more))
-        self.answered(number)
+        if is_last:
+            self.answered(number)
 
     def answered(self, number):
         self.path.with_name(f"generation.{number}").touch()
@@ -103,7 +108,7 @@ def run(program):
     def run_one(server, command, *options, every="200ms", count=3, **more):
         done = subprocess.run(
             [program, "--json", "--restart", command, "--every", every, "--count", str(count),
-             *map(str, options), server.url],
+             *RATE, *map(str, options), server.url],
             capture_output=True, text=True, timeout=LIMIT, check=False, **more,
         )
         return Done(done)
@@ -141,7 +146,7 @@ def test_without_shapes_there_are_new_kept_and_idle_connections(run, generation)
 
 def test_a_loss_belongs_to_the_restart_after_which_it_happened(run, generation):
     """The first new generation answers three requests with 503, and closes three connections instead
-    of an answer; there is time enough for that until the next restart."""
+    of an answer. Its restart has not ended before that."""
     wrong = ["busy"] * 3 + ["close"] * 3
     lock = threading.Lock()
 
@@ -152,10 +157,10 @@ def test_a_loss_belongs_to_the_restart_after_which_it_happened(run, generation):
             if how == "close":
                 connection.close()
                 return
-            generation.reply(connection, status=b"503 Busy" if how else b"200 OK")
+            generation.reply(connection, is_last=not wrong, status=b"503 Busy" if how else b"200 OK")
 
     with Server(script) as server:
-        done = run(server, generation.command, "--keepalive", 3, every="1s", count=2)
+        done = run(server, generation.command, "--keepalive", 3, count=2)
     assert done.code == 1
     assert done.result["before"]["lost"] == 0 and done.of_each("lost") == [6, 0]
     failures = done.restarts[0]["failures"]
@@ -362,7 +367,7 @@ def start(program, server, *options, **more):
 def test_a_signal_ends_the_restarts_and_the_verdict_is_given(program, generation, folder):
     page = folder / "report.html"
     with Server(generation.script) as server:
-        with start(program, server, "--json", "--restart", f"echo >> {generation.path}", "--every", "50ms",
+        with start(program, server, *RATE, "--json", "--restart", f"echo >> {generation.path}", "--every", "50ms",
                    "--count", 1000, "--report", page) as load:
             for line in load.stdout:
                 if json.loads(line)["event"] == "restart":
@@ -380,7 +385,7 @@ def test_a_signal_ends_the_restarts_and_the_verdict_is_given(program, generation
 def test_a_command_that_runs_is_waited_for_and_killed_by_a_second_signal(program, generation, folder):
     os.mkfifo(folder / "started")
     with Server(generation.script) as server:
-        with start(program, server, "--json", "--restart", f"echo > {folder}/started; sleep 100",
+        with start(program, server, *RATE, "--json", "--restart", f"echo > {folder}/started; sleep 100",
                    "--every", "50ms") as load:
             (folder / "started").read_text()
             load.send_signal(signal.SIGINT)
@@ -411,7 +416,7 @@ def sockets(pid):
 
 def test_the_text_has_a_line_for_each_restart_and_the_verdict(program, generation):
     with Server(generation.script) as server:
-        with start(program, server, "--restart", generation.command, "--every", "100ms", "--count", 2) as load:
+        with start(program, server, *RATE, "--restart", generation.command, "--every", "100ms", "--count", 2) as load:
             said, _ = load.communicate(timeout=LIMIT)
     assert "\033" not in said
     heading, first, second, empty, verdict, *_ = said.splitlines()
@@ -468,7 +473,7 @@ def test_a_terminal_shows_the_run_as_it_goes(program, generation, columns):
             bad = generation() == 2
             generation.reply(connection, status=b"500 Oh" if bad else b"200 OK")
 
-    command = [program, "--restart", generation.command, "--every", "500ms", "--count", "3"]
+    command = [program, *RATE, "--restart", generation.command, "--every", "500ms", "--count", "3"]
     with Server(script) as server:
         terminal = Terminal([*command, server.url], columns)
         said = terminal.end()
@@ -495,21 +500,21 @@ def test_a_terminal_shows_the_run_as_it_goes(program, generation, columns):
 
 
 def test_no_color_is_respected_and_another_character_set_too(program, generation):
-    command = [program, "--restart", generation.command, "--every", "300ms", "--count", "1"]
+    command = [program, *RATE, "--restart", generation.command, "--every", "300ms", "--count", "1"]
     with Server(generation.script) as server:
         said = Terminal([*command, server.url], 80, NO_COLOR="1", LC_ALL="C").end()
     assert "answers" in said and not re.search(r"\033\[[\d;]*m", said) and said.isascii()
 
 
 def test_a_dumb_terminal_gets_plain_lines(program, generation):
-    command = [program, "--restart", generation.command, "--every", "100ms", "--count", "1"]
+    command = [program, *RATE, "--restart", generation.command, "--every", "100ms", "--count", "1"]
     with Server(generation.script) as server:
         said = Terminal([*command, server.url], 80, TERM="dumb").end()
     assert "\033" not in said and "1 restart, " in said
 
 
 def test_a_terminal_that_becomes_narrower_is_drawn_anew(program, generation):
-    command = [program, "--restart", generation.command, "--every", "400ms", "--count", "2"]
+    command = [program, *RATE, "--restart", generation.command, "--every", "400ms", "--count", "2"]
     with Server(generation.script) as server:
         terminal = Terminal([*command, server.url], 100)
         terminal.read(b"answers")
@@ -605,10 +610,10 @@ def test_a_page_of_a_run_with_losses_says_which_and_when(run, generation, folder
     def script(connection):
         while connection.request() is not None:
             bad = generation() == 1 and wrong and wrong.pop()
-            generation.reply(connection, status=b"503 Busy" if bad else b"200 OK")
+            generation.reply(connection, is_last=not wrong, status=b"503 Busy" if bad else b"200 OK")
 
     with Server(script) as server:
-        done = run(server, generation.command, "--keepalive", 1, "--report", path, every="1s", count=2)
+        done = run(server, generation.command, "--keepalive", 1, "--report", path, count=2)
     page = Page(path)
     assert done.code == 1 and page.texts["h1"] == "2 requests lost"
     assert [row[2][:2] for row in page.rows()] == [["0"], ["\u2715", "2"], ["0"]]
@@ -759,9 +764,63 @@ def test_the_line_of_the_readme_is_one_that_can_be_typed(program, generation, fo
     words[0], words[2] = program, generation.command
     words[words.index("2s")], words[words.index("20")] = "50ms", "2"
     with Server(generation.script) as server:
-        words[-1] = server.url
+        words[-1:] = [*RATE, server.url]
         done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=LIMIT, check=False)
     verdict = r"restarts, [\d,]+ requests, \d+ lost, \d+ connections\s+closed, slowest [\d.]+ m?s"
     assert done.returncode == 0 and done.stderr == ""
     assert re.search(verdict, part) and re.search(verdict, done.stdout)
     assert Page(folder / "nginx.html").texts["h1"] == "Nothing was lost"
+
+
+def keys(value, found):
+    """The names of all members but those that are names of outcomes, shapes and the like themselves."""
+    named = {"outcomes", "failures", "closes", "shapes", "values", "seen", "connections"}
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            found.add(name)
+            if name not in named:
+                keys(inner, found)
+    for inner in value if isinstance(value, list) else []:
+        keys(inner, found)
+    return found
+
+
+def test_every_member_of_the_json_is_in_the_manual_page(run, generation):
+    def script(connection):
+        while connection.request() is not None:
+            generation.reply(connection, status=b"200 OK" if generation() == 0 else b"503 Busy")
+
+    with Server(script) as server:
+        done = run(server, generation.command, "--timeline", "--progress", "100ms", count=1)
+    page = (ROOT / "doc/man/segue-load.1").read_text()
+    words = set(re.findall(r"\w+", page[page.index(".Sh JSON") : page.index(".Sh SIGNALS")]))
+    for event in done.events:
+        assert event["event"] in words
+        assert keys(event, set()) - words == set(), event["event"]
+
+
+def unmarked(numbers):
+    return {number.removeprefix("\u2715") for number in numbers}
+
+
+def test_losses_are_marked_also_where_not_every_restart_has_room_for_its_number(run, generation, folder):
+    """Of 44 restarts every second one has its number, and those two that lost something."""
+    path = folder / "report.html"
+    wrong = [33, 11]
+
+    def script(connection):
+        while connection.request() is not None:
+            bad = wrong and generation() >= wrong[-1] and wrong.pop()
+            generation.reply(connection, status=b"503 Busy" if bad else b"200 OK")
+
+    with Server(script) as server:
+        done = run(server, f"echo >> {generation.path}", "--idle", "1:5ms", "--report", path, every="1ms",
+                   count=44)
+    assert done.result["lost"] == 2
+    source = Page(path).source
+    numbers = re.findall(r'<b class="flag[^"]*"[^>]*>([^<]*)</b>', source)
+    lossy = [f"\u2715{restart['number']}" for restart in done.restarts if restart["lost"]]
+    assert set(lossy) <= set(numbers) and {"2", "30", "44"} <= unmarked(numbers) and "1" not in numbers
+    # On a narrow screen one of five.
+    narrow = re.findall(r'<b class="flag(?: lossy)?" [^>]*>([^<]*)</b>', source)
+    assert set(lossy) <= set(narrow) and {"5", "40"} <= unmarked(narrow) and "2" not in narrow
