@@ -339,7 +339,7 @@ def test_a_command_inherits_what_segue_load_was_given(run, generation, folder):
     def limit():
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
-    command = (f"exec 3> {folder}/found; ulimit -Sn >&3; grep SigBlk /proc/$$/status >&3; "
+    command = (f"exec 3> {folder}/found; ulimit -Sn >&3; grep SigBlk /proc/self/status >&3; "
                "cat /proc/$$/timerslack_ns >&3; cut -d' ' -f1,5,6 /proc/$$/stat >&3; cat >&3; "
                "ls -l /proc/$$/fd >&3")
     mine = open("/proc/self/timerslack_ns", encoding="ascii").read()
