@@ -71,6 +71,7 @@ SUPERVISED_SHORT = {
     "everything_where_orphans_serve": "-DKILLS=1 -DDEATH -DSERVE -DSTOPS=1 -DDECLINES=1",
     "two_workers_before_one": "-DFIRST=2 -DDEATH",
     "one_worker_before_two": "-DSECOND=2 -DDEATH -DSERVE",
+    "a_successor_that_is_lost": "-DSECOND=2 -DKILLS=1",
     "a_term_to_the_group": "-DGROUP -DKILLS=1",
 }
 SUPERVISED_LONG = {
@@ -78,6 +79,7 @@ SUPERVISED_LONG = {
     "three_generations_and_orphans_that_serve": "-DSLOTS=3 -DTRIGGERS=2 -DDEATH -DSERVE",
     "three_generations_and_a_kill": "-DSLOTS=3 -DTRIGGERS=2 -DKILLS=1",
     "three_generations_a_kill_and_a_death": "-DSLOTS=3 -DTRIGGERS=2 -DKILLS=1 -DDEATH -DSERVE",
+    "a_successor_that_is_lost_and_a_death": "-DSECOND=2 -DKILLS=1 -DDEATH",
     "two_kills_and_a_death": "-DSLOTS=3 -DKILLS=2 -DDEATH -DSERVE",
     "two_connections": "-DSLOTS=3 -DKILLS=1 -DCONNS=2 -DDECLINES=1 -DCUTS=1",
     "two_workers_before_one_and_a_kill": "-DFIRST=2 -DKILLS=1 -DDEATH",

@@ -103,6 +103,16 @@ bit grouped;
 #define ANY(what) (what(0) || what(1))
 #endif
 
+/* One that drains, and of whose successors in the generation that serves none lives; w serves. */
+#define takes_over(o, y)                                                                       \
+	(gen[y] == current && place[o] % count_of(current) == place[y] && lives_in_view(y))
+#define takes_over_0(y) takes_over(0, y)
+#define takes_over_1(y) takes_over(1, y)
+#define left_behind(o, taker)                                                                  \
+	(o < w && gen[o] != 0 && gen[o] < gen[w] && gen[w] == current && work[w] == 0 &&       \
+	 view[o] == WORKER_DRAINING && view[w] == WORKER_SERVING &&                            \
+	 low[pair(o, w)] == END_NONE && !ANY(taker))
+
 #ifdef MUTANT_COMMIT_BEFORE_ALL_ARE_READY
 #define attempt_ready(w)                                                                       \
 	(gen[w] != attempt || view[w] == WORKER_READY || to_serve(w))
@@ -269,8 +279,14 @@ inline read_word(g)
 			x = pair(c, g);
 			tell(up[x], low[x], MESSAGE_HELLO, 0)
 #else
-			/* It comes before OFFERED, so nothing has been said to the older one. */
-			assert(!offered[g])
+			/* Before OFFERED nothing has been said to the older one. Later it is one that has
+			 * lost its successor, and hears at once who serves. */
+			if
+			:: offered[g] && accepts(g) ->
+				x = pair(c, g);
+				tell(up[x], low[x], MESSAGE_HELLO, 0)
+			:: else -> assert(!offered[g] || state[g] != STATE_READY)
+			fi
 #endif
 		:: else -> low[pair(g, c)] = END_HELD
 		fi
@@ -536,6 +552,25 @@ inline introduce(w)
 	fi
 }
 
+/* The same for one that has lost its successor, with one that serves. */
+inline introduce_another(o)
+{
+	x = pair(o, w);
+	high[x] = END_MAKER;
+	low[x] = (alive[o] -> END_FLIES : END_CLOSED);
+	printf("ANOTHER %d for %d\n", w, o);
+	say(o, MESSAGE_INTRODUCE, w)
+}
+
+inline introduce_back(o)
+{
+	x = pair(o, w);
+	high[x] = (alive[w] -> END_FLIES : END_CLOSED);
+	say(w, MESSAGE_INTRODUCE, o)
+}
+
+#define half_made(o) (o < w && work[w] == 0 && high[pair(o, w)] == END_MAKER)
+
 #ifdef MUTANT_KILL_WITHOUT_A_LOOK
 #define looked(w) true
 #else
@@ -608,6 +643,12 @@ end:
 		:: may && work[w] >= 2 && to_serve(w) -> introduce(w)
 #else
 		:: may && work[w] >= 2 -> introduce(w)
+#endif
+		:: may && !stopping && left_behind(0, takes_over_0) -> introduce_another(0)
+		:: may && half_made(0) -> introduce_back(0)
+#if SLOTS > 2
+		:: may && !stopping && left_behind(1, takes_over_1) -> introduce_another(1)
+		:: may && half_made(1) -> introduce_back(1)
 #endif
 		/* what it says, and its death, after all that it has said */
 		:: may && nempty(report[w]) ->

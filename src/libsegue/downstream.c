@@ -73,6 +73,7 @@ static void greeted(struct segue *segue, struct peer *peer)
 	if (peer->introduced) {
 		/* It says hello when it serves. */
 		peer->committed = peer->version >= 0;
+		segue->lost_due_ms = -1;
 		if (segue->supervised && peer->committed)
 			sg_supervised_successor_serves(segue);
 		sg_handover_pump(segue);
@@ -227,16 +228,6 @@ static bool successor_lives(struct segue *segue)
 	return false;
 }
 
-/* What it had not taken stays here. Who serves now is the supervisor's to say. */
-static void supervised_lost(struct segue *segue)
-{
-	struct peer *target = sg_peer_target(segue);
-
-	sg_handover_pump(segue);
-	if (segue->state == SG_STATE_DRAINED && (target == NULL || !target->final_sent))
-		sg_machine_settle(segue);
-}
-
 /* The channel has ended, or the process is dead, or both. */
 void sg_downstream_gone(struct peer *peer)
 {
@@ -255,16 +246,20 @@ void sg_downstream_gone(struct peer *peer)
 		return;
 	}
 	if (!peer->dead) {
-		/* Alive without a channel: nothing can be handed over, nothing is taken back. */
+		/* Alive without a channel: nothing can be handed over, nothing is taken back. It is
+		 * so for a moment, too, before it is dead. */
 		peer->broken = true;
-		sg_handover_pump(segue);
+		if (segue->supervised)
+			sg_supervised_lost(segue, peer->committed);
+		else
+			sg_handover_pump(segue);
 		return;
 	}
 	(void)sg_pidfd_reap(peer->pidfd, &status);
 	sg_handover_peer_dead(peer);
 	sg_peer_doom(peer);
 	if (segue->supervised) {
-		supervised_lost(segue);
+		sg_supervised_lost(segue, peer->committed);
 		return;
 	}
 	if (peer->deaf) {

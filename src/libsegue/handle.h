@@ -211,6 +211,7 @@ struct segue {
 	bool asked; /* for an upgrade; the answer is to come */
 	int64_t asked_ms;
 	struct progress progress;
+	int64_t lost_due_ms; /* how long another successor is waited for; -1: none died */
 
 	struct sg_pidfile pidfile;
 	bool pidfile_held;
@@ -293,6 +294,8 @@ void sg_supervised_retire(struct segue *segue);
 void sg_supervised_successor_serves(struct segue *segue);
 bool sg_supervised_has_successor(struct segue *segue);
 bool sg_supervised_alone(struct segue *segue);
+void sg_supervised_lost(struct segue *segue, bool served);
+bool sg_supervised_waits(struct segue *segue);
 int sg_supervised_ask(struct segue *segue);
 void sg_supervised_progress(struct segue *segue);
 void sg_supervised_timer(struct segue *segue, int64_t now_ms);

@@ -89,7 +89,8 @@ int segue_handover(struct segue *segue, int fd, const void *bytes, size_t bytes_
 	struct peer *target;
 	struct handed *handed;
 
-	if (segue->state != SG_STATE_DRAINING || !sg_peer_count(segue, PEER_SUCCESSOR))
+	if (segue->state != SG_STATE_DRAINING ||
+	    (!sg_peer_count(segue, PEER_SUCCESSOR) && !sg_supervised_waits(segue)))
 		return sg_fail(segue, -ENOTCONN, "there is no successor to hand over to");
 	if (fcntl(fd, F_GETFD) < 0)
 		return sg_fail(segue, -EBADF, "descriptor %d is not open", fd);
@@ -194,7 +195,7 @@ static bool hopeless(struct segue *segue)
 	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
 		if (peer->role == PEER_SUCCESSOR && !peer->doomed && !peer->broken)
 			return false;
-	return true;
+	return !sg_supervised_waits(segue);
 }
 
 void sg_handover_pump(struct segue *segue)

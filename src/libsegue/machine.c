@@ -133,6 +133,7 @@ static void take_back(struct segue *segue)
 		sg_handover_end(segue, "the successor is gone");
 		return;
 	}
+	segue->lost_due_ms = -1;
 	sg_handover_pump(segue);
 	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next) {
 		if (peer->role != PEER_SUCCESSOR)

@@ -83,6 +83,8 @@ void sg_timer_arm(struct segue *segue)
 		due = segue->retry_due_ms;
 	if (segue->progress.due_ms >= 0 && (due < 0 || segue->progress.due_ms < due))
 		due = segue->progress.due_ms;
+	if (segue->lost_due_ms >= 0 && (due < 0 || segue->lost_due_ms < due))
+		due = segue->lost_due_ms;
 	if (segue->deadline_ms >= 0 && (due < 0 || segue->deadline_ms < due))
 		due = segue->deadline_ms;
 	if (due >= 0) {
@@ -345,7 +347,7 @@ int segue_open(struct segue **ret_segue, const struct segue_options *options)
 	segue->pidfile.dir_fd = segue->pidfile.lock_fd = -1;
 	segue->origin.directory_fd = -1;
 	segue->watchdog_due_ms = segue->extend_due_ms = segue->deadline_ms = -1;
-	segue->retry_due_ms = segue->progress.due_ms = -1;
+	segue->retry_due_ms = segue->progress.due_ms = segue->lost_due_ms = -1;
 	segue->progress.connections = SG_WIRE_UNKNOWN;
 	segue->start_ms = SEGUE_FOREVER;
 	segue->events_last = &segue->events_first;

@@ -16,6 +16,7 @@
 #include <string.h>
 
 #define PROGRESS_EVERY_MS 100
+#define LOST_MS           10000
 
 static int64_t duration(uint32_t ms)
 {
@@ -41,14 +42,55 @@ bool sg_supervised_alone(struct segue *segue)
 	return segue->supervised && sg_peer_direct(segue, PEER_SUPERVISOR) == NULL;
 }
 
+/* Its successor has died; does it wait for the supervisor to introduce another? */
+bool sg_supervised_waits(struct segue *segue)
+{
+	return segue->lost_due_ms >= 0;
+}
+
 /* Is there somebody who could be handed over to, now or when it serves? */
 bool sg_supervised_has_successor(struct segue *segue)
 {
+	if (sg_supervised_waits(segue))
+		return true;
 	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
 		if (peer->role == PEER_SUCCESSOR && !peer->doomed && !peer->dead && !peer->broken &&
 		    !peer->declines)
 			return true;
 	return false;
+}
+
+/* What the dead had not taken goes to whoever is left, or is finished here. */
+static void turn_to_another(struct segue *segue)
+{
+	struct peer *target = sg_peer_target(segue);
+
+	sg_handover_pump(segue);
+	if (segue->state == SG_STATE_DRAINED && (target == NULL || !target->final_sent))
+		sg_machine_settle(segue);
+}
+
+/*
+ * A successor has died, or is about to. Who serves now is the supervisor's to say; where nobody is
+ * left to hand over to it introduces another that serves, or the one that it starts in its place.
+ * One of an attempt that failed before it served is missed by nobody.
+ */
+void sg_supervised_lost(struct segue *segue, bool served)
+{
+	if ((served || !segue->owner) && !sg_supervised_has_successor(segue) &&
+	    !sg_supervised_alone(segue)) {
+		segue->lost_due_ms = sg_now_ms() + LOST_MS;
+		sg_timer_arm(segue);
+	}
+	turn_to_another(segue);
+}
+
+static void wait_no_more(struct segue *segue)
+{
+	if (!sg_supervised_waits(segue))
+		return;
+	segue->lost_due_ms = -1;
+	turn_to_another(segue);
 }
 
 /* The youngest that was introduced: the next one, or its own where one worker is replaced. */
@@ -239,6 +281,7 @@ void sg_supervised_gone(struct peer *peer)
 	/* Inside segue_open() its absence is noticed by whoever waits. */
 	if (!segue->opened)
 		return;
+	wait_no_more(segue);
 	answered(segue, SEGUE_FAILED, segue->generation + 1, "the supervisor is gone");
 	if (!serves || !segue->orphans_serve) {
 		sg_machine_post(segue, SG_EVENT_SUPERVISOR_GONE);
@@ -288,6 +331,8 @@ void sg_supervised_timer(struct segue *segue, int64_t now_ms)
 {
 	if (segue->progress.due_ms >= 0 && segue->progress.due_ms <= now_ms)
 		say_progress(segue, now_ms);
+	if (sg_supervised_waits(segue) && segue->lost_due_ms <= now_ms)
+		wait_no_more(segue);
 }
 
 void segue_report(struct segue *segue, uint64_t connections, uint64_t cut)

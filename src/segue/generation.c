@@ -301,6 +301,8 @@ void generation_worker_serves(struct worker *worker)
 	/* Whoever it replaces stops accepting only now. */
 	if (slot->leaving != NULL && slot->leaving->state == WORKER_SERVING)
 		worker_post(slot->leaving, WORKER_EVENT_RETIRE);
+	if (slot->generation == slot->generation->service->serving)
+		meet_left_behind(slot->generation);
 	generation_look(slot->generation);
 	service_look_whether_confirmed(slot->generation->service);
 }

@@ -70,7 +70,8 @@ static bool is_next(const struct generation *a, const struct generation *b)
 }
 
 /*
- * Worker i hands over to worker i mod N of a younger generation, or to its replacement. Where
+ * Worker i hands over to worker i mod N of a younger generation, or to its replacement, or to
+ * who is started where that has died. Where
  * orphans serve on, each has to know of any of the next generation that serves: a supervisor
  * that dies between two COMMITs would leave two generations serving (doc/protocol.md, rule 29).
  */
@@ -80,7 +81,8 @@ static bool meets(const struct worker *elder, const struct worker *younger)
 	const struct generation *next = b->generation;
 
 	if (a == b)
-		return elder == a->worker && younger == a->replacement;
+		return (elder == a->worker && younger == a->replacement) ||
+		       (elder == a->leaving && younger == a->worker);
 	if (a->generation->number >= next->number || next->failed)
 		return false;
 	if (next->terms->config->orphans == CONFIG_ORPHANS_SERVE && is_next(a->generation, next))
@@ -110,21 +112,52 @@ void meet_all(struct worker *worker, bool as_elder)
 		}
 }
 
+/* Has the one died to which a worker was introduced in place of its own successor? */
+static bool needs_another(const struct worker *elder, const struct generation *next)
+{
+	for (unsigned int i = 0; i < next->slots_len; i++) {
+		const struct worker *other = next->slots[i].worker;
+
+		if (worker_lives(other) && other->key == elder->another)
+			return false;
+	}
+	return true;
+}
+
 /* One that is to drain, and whose own successor has died and is not there again: any that serves
  * takes over from it. */
 void meet_another(struct worker *elder, struct generation *next)
 {
 	struct worker *own = next->slots[elder->slot->index % next->slots_len].worker;
 
-	if (!link_greeted(elder->link) || (worker_lives(own) && link_greeted(own->link)))
+	if (!link_greeted(elder->link) || (worker_lives(own) && link_greeted(own->link)) ||
+	    !needs_another(elder, next))
 		return;
 	for (unsigned int i = 0; i < next->slots_len; i++) {
 		struct worker *other = next->slots[i].worker;
 
-		if (worker_lives(other) && link_greeted(other->link) &&
-		    other->state == WORKER_SERVING) {
+		if (!worker_lives(other) || !link_greeted(other->link) ||
+		    other->state != WORKER_SERVING)
+			continue;
+		/* Where orphans serve on they know each other already. */
+		if (!meets(elder, other))
 			introduce(elder, other);
-			return;
-		}
+		elder->another = other->key;
+		return;
 	}
+}
+
+/* A worker of the generation that serves has died, or has come to serve: for all that drain and
+ * have nobody to hand over to. */
+void meet_left_behind(struct generation *serving)
+{
+	for (struct generation *g = serving->service->generations; g != serving->next; g = g->next)
+		for (unsigned int i = 0; i < g->slots_len; i++) {
+			struct worker *workers[] = WORKERS_OF(&g->slots[i]);
+
+			for (size_t k = 0; k < WORKERS_A_SLOT; k++)
+				if (worker_lives(workers[k]) &&
+				    workers[k]->state == WORKER_DRAINING)
+					meet_another(workers[k], serving);
+		}
 }

@@ -206,6 +206,8 @@ static void slot_is_empty(struct slot *slot, const struct worker *worker)
 		return;
 	}
 	crashed(slot, worker);
+	if (generation == service->serving)
+		meet_left_behind(generation);
 	generation_look(generation);
 }
 

@@ -83,6 +83,7 @@ struct worker {
 	int status; /* as of waitpid(); -1: not known */
 
 	struct link *link;
+	uint64_t another; /* whom it met in place of its successor that died: a key; 0: nobody */
 	struct ready *ready;
 	struct program program;
 	bool from_held; /* was started from the file that ran before it */
@@ -290,6 +291,7 @@ bool wrapper_has_others(const struct worker *worker);
 /* meet.c */
 void meet_all(struct worker *worker, bool as_elder);
 void meet_another(struct worker *elder, struct generation *next);
+void meet_left_behind(struct generation *serving);
 
 /* slot.c */
 int slot_start(struct slot *slot, const struct program *program, char *reason);

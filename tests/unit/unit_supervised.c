@@ -672,6 +672,77 @@ UNIT_CASE(of_all_workers_to_whom_it_was_introduced_one_hands_over_to_its_own)
 	ends(&next_one, 0);
 }
 
+UNIT_CASE(a_worker_whose_successor_has_died_keeps_its_connections_for_the_next_one)
+{
+	struct worker one, two, again, *elders[] = { &one, NULL };
+	struct order order = { .generation = 2, .elders = elders };
+	int busy;
+
+	serve(&one, (struct order){ 0 });
+	busy = busy_client(one.up[0].fd, 1);
+	begin(&two, order);
+	commit(&two);
+	retire(&one, SG_WIRE_FOREVER);
+	line_with(&one, "\"event\":\"drain\"");
+	kill_and_reap(&two);
+	send_text(busy, "hi");
+	CHECK_INT(generation_of(response(busy)), 1);
+	send_text(busy, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+	begin(&again, order);
+	commit(&again);
+	line_with(&again, "\"event\":\"connection\"");
+	CHECK_INT(header_of(response(busy), "Segue-Pid: "), again.pid);
+	CHECK(strstr(line_with(&again, "\"event\":\"final_state\""), "\"total\":3}") != NULL);
+	ends(&one, 0);
+	close(busy);
+	stop(&again, false);
+	ends(&again, 0);
+}
+
+UNIT_CASE(a_worker_whose_successor_has_died_hands_over_to_another_that_serves_already)
+{
+	struct worker one, two, other, *elders[] = { &one, NULL };
+	int busy;
+
+	serve(&one, (struct order){ 0 });
+	busy = busy_client(one.up[0].fd, 1);
+	begin(&two, (struct order){ .generation = 2, .workers = 2, .elders = elders });
+	serve(&other, (struct order){ .generation = 2, .workers = 2, .number = 1 });
+	commit(&two);
+	retire(&one, SG_WIRE_FOREVER);
+	line_with(&one, "\"event\":\"drain\"");
+	kill_and_reap(&two);
+	send_text(busy, "hi");
+	CHECK_INT(generation_of(response(busy)), 1);
+	introduce(&one, &other);
+	line_with(&other, "\"event\":\"connection\"");
+	line_with(&other, "\"event\":\"final_state\"");
+	ends(&one, 0);
+	CHECK_INT(header_of(get(busy, "/"), "Segue-Pid: "), other.pid);
+	close(busy);
+	stop(&other, false);
+	ends(&other, 0);
+}
+
+UNIT_CASE(another_successor_is_not_waited_for_for_ever)
+{
+	struct worker one, two, *elders[] = { &one, NULL };
+	int busy;
+
+	serve(&one, (struct order){ 0 });
+	busy = busy_client(one.up[0].fd, 1);
+	begin(&two, (struct order){ .generation = 2, .elders = elders });
+	commit(&two);
+	retire(&one, SG_WIRE_FOREVER);
+	line_with(&one, "\"event\":\"drain\"");
+	kill_and_reap(&two);
+	send_text(busy, "hi");
+	CHECK_INT(generation_of(response(busy)), 1);
+	CHECK_INT(generation_of(get(busy, "/")), 1);
+	closed(busy);
+	ends(&one, 0);
+}
+
 UNIT_CASE(a_worker_that_has_drained_waits_for_the_word_of_its_successor)
 {
 	struct worker one, two, *elders[] = { &one, NULL };
