@@ -66,6 +66,9 @@ func main() {
 
 	http.HandleFunc("/hello", func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
+		if delay, err := time.ParseDuration(r.URL.Query().Get("delay")); err == nil {
+			time.Sleep(delay)
+		}
 		w.Header().Set("Segue-Generation", os.Getenv("SEGUE_GENERATION"))
 		if stopping.Load() {
 			w.Header().Set("Connection", "close")
