@@ -35,9 +35,9 @@ def output(*command):
     return done.stdout.strip()
 
 
-def prepare(name):
-    """Packages and the build; a build of one's own may be named in SEGUE_BUILD_PLAIN."""
-    subprocess.run([ROOT / "tools/install", "build", "bench"], check=True)
+def prepare(name, *sets):
+    """Packages (of more sets, too) and the build; one's own may be named in SEGUE_BUILD_PLAIN."""
+    subprocess.run([ROOT / "tools/install", "build", "bench", *sets], check=True)
     build = Build("plain")
     if "SEGUE_BUILD_PLAIN" not in os.environ:
         subprocess.run([ROOT / "tools/build", "plain"], check=True)
@@ -101,6 +101,24 @@ class Others:
         """Percent of all cores since it was made."""
         (busy_then, then), (busy_now, now) = self.at, self._now()
         return max(0.0, busy_now - busy_then) / (now - then) / os.cpu_count() * 100
+
+
+class Stolen:
+    """How much of the machine its host gave to others."""
+
+    def __init__(self):
+        self.at = self._now()
+
+    @staticmethod
+    def _now():
+        with open("/proc/stat", encoding="ascii") as file:
+            fields = file.readline().split()
+        return int(fields[8]) / os.sysconf("SC_CLK_TCK"), time.monotonic()
+
+    def share(self):
+        """Percent of all cores since it was made."""
+        (stolen_then, then), (stolen_now, now) = self.at, self._now()
+        return (stolen_now - stolen_then) / (now - then) / os.cpu_count() * 100
 
 
 def main(name, text, title, parts, result, programs=dict):
