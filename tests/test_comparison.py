@@ -90,6 +90,13 @@ def test_ratios_are_of_the_same_repetition(figures):
     assert row(result.slowest(figures), "nginx")[3] == "3.00 (2.00 to 4.00)"
 
 
+def test_some_peers_alone_make_a_page_without_ratios(figures):
+    figures["peers"] = [one for one in figures["peers"] if one["key"] == "odd"]
+    figures["runs"] = [{"odd": run["odd"]} for run in figures["runs"]]
+    assert row(result.times(figures), "<b> & `c`")[2] == "n/a"
+    assert "## Lost requests" in result.page(figures, {"kernel": "one"}, "bench/peers", ["calm"])
+
+
 @pytest.mark.parametrize("change, said", [
     ({}, "**serves on**; nothing says so"),
     ({"told": ["the successor failed"]}, "told: `the successor failed`"),

@@ -50,6 +50,8 @@ def milliseconds(values):
 
 
 def ratio(values):
+    if not values:
+        return "n/a"  # The other one was not measured.
     return around(values, "{:.2f}" if statistics.median(values) < 10 else "{:.0f}")
 
 
