@@ -58,6 +58,21 @@ def children(parent=None):
     return [stat for stat in every_process() if stat.parent == parent]
 
 
+def descendants():
+    """Stats of the processes below this one, zombies too. Orphans of theirs come back here: see
+    become_subreaper(). One whose parent has vanished meanwhile is among them."""
+    below, seen = {}, {0}
+    for stat in every_process():
+        below.setdefault(stat.parent, []).append(stat)
+        seen.add(stat.pid)
+    found, at = [], [os.getpid(), *(set(below) - seen)]
+    while at:
+        some = below.pop(at.pop(), [])
+        found += some
+        at += [stat.pid for stat in some]
+    return found
+
+
 def of_session(session):
     """Stats of the processes of a session, zombies too."""
     return [stat for stat in every_process() if stat.session == session]

@@ -77,9 +77,10 @@ class Service:
         return {self.session}
 
     def members(self):
-        """Stats of the service's processes, zombies too."""
+        """Stats of the service's processes, zombies too. Only of those below this process: the number
+        of a session that has ended may be a stranger's by now."""
         sessions = self.sessions()
-        return [stat for stat in processes.every_process() if stat.session in sessions]
+        return [stat for stat in processes.descendants() if stat.session in sessions]
 
     def _hold(self, pid):
         """The Process of a pid; looked up once, held until finish()."""
