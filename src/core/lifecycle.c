@@ -359,10 +359,10 @@ struct sg_step sg_lifecycle_step(enum sg_state state, enum sg_event event)
 	return table[state][event];
 }
 
-#define TEXT_OF_STATE(name, text, limit)  [SG_STATE_##name] = text,
-#define LIMIT_OF_STATE(name, text, limit) [SG_STATE_##name] = limit,
-#define TEXT_OF_EVENT(name, text)         [SG_EVENT_##name] = text,
-#define TEXT_OF_ACTION(name, text)        [SG_ACTION_##name] = text,
+#define TEXT_OF_STATE(name, text, limit)  [SG_STATE_##name] = (text),
+#define LIMIT_OF_STATE(name, text, limit) [SG_STATE_##name] = (limit),
+#define TEXT_OF_EVENT(name, text)         [SG_EVENT_##name] = (text),
+#define TEXT_OF_ACTION(name, text)        [SG_ACTION_##name] = (text),
 
 static const char *text_at(const char *const *texts, unsigned int count, unsigned int at)
 {

@@ -22,8 +22,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-extern char **environ;
-
 /* Dispositions and mask as the program was started with: nobody has run before this. */
 static sigset_t start_mask, start_ignored;
 
@@ -132,6 +130,7 @@ static int read_umask(mode_t *ret_umask)
 
 int sg_origin_take(struct sg_origin *ret_origin)
 {
+	/* NOLINTNEXTLINE(performance-no-int-to-ptr): an address comes as a number. */
 	const char *program = (const char *)getauxval(AT_EXECFN);
 	struct sg_origin origin = { .mask = start_mask, .ignored = start_ignored };
 
@@ -326,7 +325,8 @@ static void child_fails(const struct plan *plan, enum sg_spawn_step step, int er
 	struct sg_exec_error report = { .step = step, .error = error };
 	size_t len = 0;
 
-	while (path[len] != '\0' && len < sizeof(report.path) - 1) {
+	/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): there is a first candidate. */
+	while (len < sizeof(report.path) - 1 && path[len] != '\0') {
 		report.path[len] = path[len];
 		len++;
 	}

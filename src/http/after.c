@@ -77,6 +77,7 @@ void sgh_after_free(struct segue_http_request *req)
 		struct sgh_after *after = req->afters;
 
 		sgh_timer_stop(&req->loop->timers, &after->timer);
+		/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): prev of the first is req->afters. */
 		after_unlink(after);
 		free(after);
 	}

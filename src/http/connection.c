@@ -546,16 +546,14 @@ static void on_deadline(struct sgh_timer *timer)
 		sgh_connection_deadline(conn, conn->deadline_ms);
 		return;
 	}
-	if (conn->out || conn->lingering) {
+	if (conn->out || conn->lingering || (!conn->req && !conn->in_head)) {
 		sgh_connection_kill(conn);
 	} else if (conn->req) {
 		sgh_body_late(conn, conn->req);
-	} else if (conn->in_head) {
+	} else {
 		free(conn->in);
 		conn->in = NULL;
 		refuse_head(conn, 408, "the head did not come in time");
 		sgh_connection_wake(conn);
-	} else {
-		sgh_connection_kill(conn);
 	}
 }

@@ -15,9 +15,9 @@ static int64_t unit_ms(const char *unit)
 	if (!strcmp(unit, "s"))
 		return 1000;
 	if (!strcmp(unit, "m"))
-		return 60 * 1000;
+		return 60 * 1000LL;
 	if (!strcmp(unit, "h"))
-		return 3600 * 1000;
+		return 3600 * 1000LL;
 	return -EINVAL;
 }
 
@@ -38,7 +38,7 @@ int sgh_duration_parse(const char *text, int64_t *ret_ms)
 		return 0;
 	}
 	unit = unit_ms(at);
-	if (unit < 0)
+	if (unit <= 0)
 		return -EINVAL;
 	if (number > CENTURY_MS / unit)
 		return -ERANGE;

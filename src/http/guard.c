@@ -224,7 +224,7 @@ static int take_target(struct sgh_guard *guard, const char *data, struct text me
 		return 0;
 	}
 	if (target.len == 1 && target.at[0] == '*') {
-		if (method.len != 7 || memcmp(method.at, "OPTIONS", 7))
+		if (method.len != 7 || memcmp(method.at, "OPTIONS", 7) != 0)
 			return refuse(guard, 400, "the target * is for OPTIONS only");
 		guard->form = SGH_FORM_ASTERISK;
 		return 0;
@@ -234,7 +234,7 @@ static int take_target(struct sgh_guard *guard, const char *data, struct text me
 
 static int take_version(struct sgh_guard *guard, struct text version)
 {
-	if (version.len != 8 || memcmp(version.at, "HTTP/", 5) || version.at[6] != '.' ||
+	if (version.len != 8 || memcmp(version.at, "HTTP/", 5) != 0 || version.at[6] != '.' ||
 	    !all_of((struct text){ version.at + 5, 1 }, DIGIT) ||
 	    !all_of((struct text){ version.at + 7, 1 }, DIGIT))
 		return refuse(guard, 400, "the request line does not end with an HTTP version");

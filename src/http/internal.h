@@ -323,7 +323,7 @@ void sgh_loop_join(struct sgh_loop *loop);
 void sgh_loop_end(struct sgh_loop *loop);
 void sgh_loop_settle(struct sgh_loop *loop);
 void sgh_loop_post(struct sgh_loop *loop, struct sgh_message *message);
-int sgh_loop_call(struct sgh_loop *loop, void (*call)(struct sgh_loop *loop));
+int sgh_loop_call(struct sgh_loop *loop, void (*function)(struct sgh_loop *loop));
 uint64_t sgh_loop_now(struct sgh_loop *loop);
 const char *sgh_loop_date(struct sgh_loop *loop);
 static inline void sgh_count(atomic_ulong *counter, long by)

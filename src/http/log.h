@@ -45,17 +45,17 @@ bool sgh_log_is_file(int fd);
 void sgh_log_remember(struct segue_http_server *server);
 void sgh_log_reopen(struct segue_http_server *server);
 
-#define SGH_TEXT(name, value)              \
-	{                                  \
-		.key = name, .text = value \
+#define SGH_TEXT(name, value)                  \
+	{                                      \
+		.key = (name), .text = (value) \
 	}
-#define SGH_NUMBER(name, value)              \
-	{                                    \
-		.key = name, .number = value \
+#define SGH_NUMBER(name, value)                  \
+	{                                        \
+		.key = (name), .number = (value) \
 	}
-#define SGH_TRUTH(name, value)                                 \
-	{                                                      \
-		.key = name, .number = value, .is_truth = true \
+#define SGH_TRUTH(name, value)                                     \
+	{                                                          \
+		.key = (name), .number = (value), .is_truth = true \
 	}
 #define SGH_FIELDS(...) ((const struct sgh_log_field[]){ __VA_ARGS__, { .key = NULL } })
 

@@ -279,7 +279,7 @@ static int set_format(void *field, const char *value, char *reason, size_t size)
 {
 	bool json = !strcmp(value, "json");
 
-	if (!json && strcmp(value, "text")) {
+	if (!json && strcmp(value, "text") != 0) {
 		snprintf(reason, size, "it is neither text nor json");
 		return -EINVAL;
 	}
@@ -366,7 +366,7 @@ static int prepare_preflight(struct segue_http_server *server, int argc, char **
 	if (!arguments)
 		return -ENOMEM;
 	for (int i = 1; i < argc; i++)
-		if (strcmp(argv[i], "--preflight"))
+		if (strcmp(argv[i], "--preflight") != 0)
 			arguments[n++] = argv[i];
 	arguments[n] = "--check";
 	free(server->check_arguments);
@@ -496,7 +496,7 @@ static int parse_word(struct parse *parse, int *ret_exit_code)
 	char text[300];
 	size_t len;
 
-	if (strncmp(word, "--", 2) || !word[2]) {
+	if (strncmp(word, "--", 2) != 0 || !word[2]) {
 		snprintf(text, sizeof(text), "the argument %.200s is not an option", word);
 		return complain(parse, text);
 	}

@@ -168,8 +168,8 @@ static void set_connection_limit(struct segue_http_server *server)
 		if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
 			getrlimit(RLIMIT_NOFILE, &limit);
 	}
-	most = limit.rlim_cur > 2 * DESCRIPTORS_SPARED ? limit.rlim_cur - DESCRIPTORS_SPARED
-	                                               : limit.rlim_cur / 2;
+	most = limit.rlim_cur > 2UL * DESCRIPTORS_SPARED ? limit.rlim_cur - DESCRIPTORS_SPARED
+	                                                 : limit.rlim_cur / 2;
 	if (server->connections_max > most)
 		sgh_log(server, "warning",
 		        SGH_FIELDS(SGH_TEXT("reason", "RLIMIT_NOFILE leaves fewer connections "

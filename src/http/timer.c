@@ -52,7 +52,7 @@ void sgh_timer_init(struct sgh_timer *timer, void (*fire)(struct sgh_timer *time
 static int grow(struct sgh_timers *timers)
 {
 	uint32_t room = timers->room ? 2 * timers->room : 64;
-	struct sgh_timer **heap = reallocarray(timers->heap, room, sizeof(*heap));
+	struct sgh_timer **heap = reallocarray(timers->heap, room, sizeof(struct sgh_timer *));
 
 	if (!heap)
 		return -ENOMEM;

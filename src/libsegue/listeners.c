@@ -24,7 +24,7 @@ static struct listener *add(struct segue *segue)
 	struct listener *more;
 
 	/* What was inherited and is not wanted counts apart from what is. */
-	if (segue->listeners_len >= 3 * SEGUE_LISTENERS_MAX)
+	if (segue->listeners_len >= 3UL * SEGUE_LISTENERS_MAX)
 		return NULL;
 	more = reallocarray(segue->listeners, segue->listeners_len + 1, sizeof(*more));
 	if (more == NULL)

@@ -221,9 +221,7 @@ void sg_machine_settle(struct segue *segue)
 		target->final_sent = true;
 	else if (segue->supervised && r == -ENOTCONN && sg_supervised_has_successor(segue))
 		return; /* its word that it serves, its death or the deadline comes */
-	else if (segue->supervised && r != -EPIPE)
-		sg_machine_post(segue, SG_EVENT_SETTLED);
-	else if (r != -EPIPE && !successor_may_be_dying(segue))
+	else if (r != -EPIPE && (segue->supervised || !successor_may_be_dying(segue)))
 		sg_machine_post(segue, SG_EVENT_SETTLED);
 }
 

@@ -332,6 +332,7 @@ int segue_blob_of(struct segue *segue, const char *name, size_t index, const voi
 
 	if (r < 0)
 		return r;
+	/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): sg_fail() answers below 0. */
 	*ret_data = blob->data;
 	*ret_len = blob->len;
 	*ret_worker = blob->worker;

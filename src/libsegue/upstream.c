@@ -375,6 +375,7 @@ static int waiting_init(struct segue *segue, struct waiting *waiting)
 	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
 		count += speaks_to_us(peer);
 	waiting->count = 0;
+	/* NOLINTNEXTLINE(clang-analyzer-optin.portability.UnixAPI): whom we wait for speaks. */
 	waiting->pollers = calloc(count, sizeof(*waiting->pollers));
 	waiting->peers = calloc(count, sizeof(struct peer *));
 	if (waiting->pollers == NULL || waiting->peers == NULL)

@@ -17,7 +17,7 @@ static void read_value(const char *path, const char *key, char *value, size_t si
 	while (file && fgets(line, sizeof(line), file)) {
 		const char *colon = strchr(line, ':');
 
-		if (!colon || strncmp(line, key, strlen(key)))
+		if (!colon || strncmp(line, key, strlen(key)) != 0)
 			continue;
 		colon += 1 + strspn(colon + 1, " \t");
 		snprintf(value, size, "%.*s", (int)strcspn(colon, "\n"), colon);
@@ -43,6 +43,7 @@ void machine_look(struct machine *ret_machine)
 	snprintf(machine->cpus, sizeof(machine->cpus), "%ld%s%s", count, value[0] ? " x " : "",
 	         value);
 	read_value("/proc/meminfo", "MemTotal", value, sizeof(value));
+	/* NOLINTNEXTLINE(cert-err34-c): the number is the kernel's. */
 	if (sscanf(value, "%llu kB", &kib) == 1)
 		snprintf(machine->memory, sizeof(machine->memory), "%.1f GiB",
 		         (double)kib / (1 << 20));

@@ -15,7 +15,7 @@ const struct close_info close_infos[CLOSES] = {
 };
 
 const char *const shape_keys[SHAPES] = {
-#define X(name, key) [SHAPE_##name] = key,
+#define X(name, key) [SHAPE_##name] = (key),
 	SHAPE_TABLE(X)
 #undef X
 };

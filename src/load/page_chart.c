@@ -421,14 +421,15 @@ static void print_through(const struct chart *chart)
 
 static void print_time(const struct chart *chart)
 {
-	double every = round_time(chart->span_ms / 12), last = 0;
+	double every = round_time(chart->span_ms / 12);
 
 	fputs("<div class=\"time\" aria-hidden=\"true\">", chart->out);
 	for (size_t i = 0; (double)i * every <= chart->span_ms - every * 0.45; i++) {
-		last = (double)i * every;
+		double at = (double)i * every;
+
 		fprintf(chart->out, "<span class=\"%s\" style=\"left:%.3f%%\">%g s</span>",
-		        i % 3 || last > chart->span_ms * 0.8 ? "minor" : "", percent(chart, last),
-		        last / 1000);
+		        i % 3 || at > chart->span_ms * 0.8 ? "minor" : "", percent(chart, at),
+		        at / 1000);
 	}
 	fprintf(chart->out, "<span class=\"last\" style=\"left:100%%\">%.1f s</span></div>\n",
 	        chart->span_ms / 1000);

@@ -144,6 +144,7 @@ static int check_together(const struct config *config, const char *dashes, char 
 static int finish(struct config **ret_config, struct config *config_take, int r, char *reason)
 {
 	if (r == 0 && !config_take->name) {
+		/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): without a program, r < 0. */
 		config_take->name = default_name(config_take->argv[0]);
 		r = config_take->name ? 0 : -ENOMEM;
 	}

@@ -24,8 +24,8 @@
 #include <unistd.h>
 
 #define CLIENTS_MAX   128
-#define REQUEST_MAX   (64 * 1024)
-#define OUTPUT_MAX    (1024 * 1024)
+#define REQUEST_MAX   (64 * 1024UL)
+#define OUTPUT_MAX    (1024 * 1024UL)
 #define ACCEPTS_MAX   32    /* at a time, so that a flood does not stop the loop */
 #define REQUEST_MS    10000 /* for saying the request, and for reading the end */
 #define ALIVE_MS      2000  /* of silence */
@@ -508,9 +508,8 @@ static void on_listener(uv_poll_t *poll, int status, int events)
 			fd = -errno;
 		if (fd >= 0)
 			welcome_take(control, fd);
-		else if (fd == -EAGAIN)
-			return;
-		else if (fd != -EINTR && fd != -ECONNABORTED && !use_spare(control))
+		else if (fd == -EAGAIN ||
+		         (fd != -EINTR && fd != -ECONNABORTED && !use_spare(control)))
 			return;
 	}
 }

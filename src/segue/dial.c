@@ -19,7 +19,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define LINE_MAX_BYTES (8 * 1024 * 1024)
+#define LINE_MAX_BYTES (8UL * 1024 * 1024)
 
 void dial_init(struct dial *dial)
 {
@@ -42,7 +42,7 @@ static void identify(struct dial *dial)
 int dial_open(struct dial *dial, const char *path, int wait_ms)
 {
 	struct sockaddr_un name = { .sun_family = AF_UNIX };
-	struct timeval wait = { .tv_sec = wait_ms / 1000, .tv_usec = wait_ms % 1000 * 1000 };
+	struct timeval wait = { .tv_sec = wait_ms / 1000, .tv_usec = wait_ms % 1000 * 1000L };
 	SG_CLEANUP(sg_fd_cleanup) int fd = -1;
 
 	dial_init(dial);

@@ -91,11 +91,11 @@ static bool read_hash(char *ret_identity, const struct image *image)
 	SHA2_CTX context;
 	struct stat st;
 	off_t at = 0;
-	ssize_t n = 0;
 
 	SHA256Init(&context);
 	while (at < image->size && !atomic_load(&image->unwanted)) {
-		n = pread(image->fd, buffer, sizeof(buffer), at);
+		ssize_t n = pread(image->fd, buffer, sizeof(buffer), at);
+
 		if (n <= 0)
 			return false;
 		SHA256Update(&context, buffer, (size_t)n);

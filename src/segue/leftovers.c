@@ -46,6 +46,7 @@ static void add_children_of_thread(struct search *search, const char *process, c
 	snprintf(path, sizeof(path), "/proc/%.20s/task/%.20s/children", process, thread);
 	file = fopen(path, "re");
 	while (file != NULL && search->descendants_len < FOUND_MAX &&
+	       /* NOLINTNEXTLINE(cert-err34-c): the numbers are the kernel's. */
 	       fscanf(file, "%ld", &pid) == 1)
 		if (!is_listed(search->descendants, search->descendants_len, (pid_t)pid))
 			search->descendants[search->descendants_len++] = (pid_t)pid;

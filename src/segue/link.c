@@ -265,6 +265,7 @@ static bool is_dying(const struct worker *worker)
 	sg_fd_close(fd);
 	text[n > 0 ? n : 0] = '\0';
 	at = strrchr(text, ')');
+	/* NOLINTNEXTLINE(cert-err34-c): the numbers are the kernel's. */
 	if (at == NULL || sscanf(at + 1, " %*c %*d %*d %*d %*d %*d %u", &flags) != 1)
 		return true;
 	return flags & PF_EXITING;

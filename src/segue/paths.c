@@ -63,7 +63,7 @@ static int make(const char *path)
 static int check_folder(const char *path, char *reason, size_t reason_size)
 {
 	int fd = open(path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	struct stat stat;
+	struct stat stat = { 0 };
 	int r = fd < 0 || fstat(fd, &stat) < 0 ? -errno : 0;
 
 	if (fd >= 0)

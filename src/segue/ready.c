@@ -408,7 +408,7 @@ static int read_status(int fd)
 	if (n <= 0)
 		return -1;
 	text[n] = '\0';
-	return atoi(text);
+	return (int)strtol(text, NULL, 10);
 }
 
 static void on_command_dead(uv_poll_t *poll, int status, int events)
@@ -488,13 +488,14 @@ static int start_command(struct ready *ready)
 	r = expand(command, sizeof(command), ready->argument, &ready->target);
 	if (r == 0 && pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0)
 		r = -errno;
-	if (r < 0)
+	if (r != 0)
 		return r;
 	ours = sg_fd_above_stdio_take(fds[0]);
 	theirs = sg_fd_above_stdio_take(fds[1]);
 	r = ours < 0 || theirs < 0 ? -EMFILE : spawn_shell(&pid, ready, command, theirs);
-	if (r < 0)
+	if (r != 0)
 		return r;
+	/* NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage): spawn_shell() says 0 with a pid. */
 	pidfd = sg_pidfd_open(pid);
 	attempt = pidfd < 0 ? NULL : watch_take(ready, pidfd, UV_READABLE, on_command_dead);
 	if (attempt == NULL) {

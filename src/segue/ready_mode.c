@@ -130,7 +130,7 @@ static int check_probe(const char *text, bool http, char *reason, size_t reason_
 	char *filled = NULL;
 	int r = fill_places(&filled, text, reason, reason_size);
 
-	if (r < 0)
+	if (filled == NULL)
 		return r;
 	r = http ? check_url(filled, reason, reason_size) : check_tcp(filled, reason, reason_size);
 	free(filled);

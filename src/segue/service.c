@@ -275,6 +275,7 @@ static void resume(struct service *service)
 	service->serving = back;
 	terms_unref(service->terms);
 	service->terms = terms_ref(back->terms);
+	/* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): it is what has served till now. */
 	failed->retired = failed->failed = true;
 	generation_stop(failed, WORKER_EVENT_STOP);
 	held_resume(service, back);

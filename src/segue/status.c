@@ -11,8 +11,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define WORD_MAX    1000        /* bytes of a word of a command line */
-#define COMMAND_MAX (32 * 1024) /* after which words are left out */
+#define WORD_MAX    1000          /* bytes of a word of a command line */
+#define COMMAND_MAX (32 * 1024UL) /* after which words are left out */
 
 json_t *status_number(int64_t value)
 {

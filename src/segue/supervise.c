@@ -312,10 +312,10 @@ static int set_up(struct run *run)
 		if (r == -EINVAL || r == -EPERM)
 			service->exit_code = EXIT_USAGE;
 	}
-	if (r == 0)
+	if (r == 0) {
 		service->first = terms_ref(service->upgrade.terms = terms_ref(service->terms));
-	if (r == 0)
 		r = open_descriptors(service, reason);
+	}
 	if (r == 0)
 		r = open_pid_file(service, reason);
 	if (r == 0)

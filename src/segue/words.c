@@ -18,7 +18,7 @@
 static const struct {
 	const char *name;
 	int64_t ms;
-} units[] = { { "h", 3600 * 1000 }, { "m", 60 * 1000 }, { "s", 1000 }, { "ms", 1 } };
+} units[] = { { "h", 3600 * 1000LL }, { "m", 60 * 1000LL }, { "s", 1000 }, { "ms", 1 } };
 
 #define UNITS (sizeof(units) / sizeof(units[0]))
 

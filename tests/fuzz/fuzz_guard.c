@@ -17,7 +17,7 @@
 #include "http/head.h"
 #include "http/route.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 
 #define FIELDS 50
 
@@ -50,7 +50,7 @@ static int on_body(llhttp_t *parser, const char *at, size_t len)
 {
 	struct body *body = parser->data;
 
-	if (body->at + len > body->len || memcmp(body->data + body->at, at, len))
+	if (body->at + len > body->len || memcmp(body->data + body->at, at, len) != 0)
 		abort();
 	body->at += len;
 	return 0;
@@ -127,7 +127,7 @@ static void check_chunks(const char *head, size_t head_len, const char *data, si
 	if (r != decode(data, size, 1, again, &again_len, &again_used))
 		abort();
 	if (r == 1) {
-		if (out_len != again_len || used != again_used || memcmp(out, again, out_len))
+		if (out_len != again_len || used != again_used || memcmp(out, again, out_len) != 0)
 			abort();
 		compare_body(head, head_len, data, used, out, out_len);
 	}

@@ -12,6 +12,15 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+static uint8_t *resize(uint8_t *data_take, size_t size)
+{
+	uint8_t *data = realloc(data_take, size);
+
+	if (!data)
+		free(data_take);
+	return data;
+}
+
 static int replay_file(const char *path, FILE *file)
 {
 	size_t size = 0, room = 1 << 16;
@@ -22,7 +31,7 @@ static int replay_file(const char *path, FILE *file)
 		if (size < room)
 			break;
 		room *= 2;
-		data = realloc(data, room);
+		data = resize(data, room);
 	}
 	if (!data || ferror(file)) {
 		fprintf(stderr, "%s: cannot be read\n", path);
@@ -30,7 +39,7 @@ static int replay_file(const char *path, FILE *file)
 		return 1;
 	}
 	/* A copy of exactly this size, so that a read beyond it is seen. */
-	data = realloc(data, size ? size : 1);
+	data = resize(data, size ? size : 1);
 	if (data)
 		LLVMFuzzerTestOneInput(data, size);
 	free(data);

@@ -8,15 +8,15 @@
 #include <poll.h>
 #include <sys/socket.h>
 
-__attribute__((visibility("default"))) int connect(int fd, const struct sockaddr *address,
-                                                   socklen_t size)
+__attribute__((visibility("default"))) int connect(int fd, const struct sockaddr *addr,
+                                                   socklen_t len)
 {
 	int (*real)(int, const struct sockaddr *, socklen_t);
 	struct pollfd wait = { .fd = fd, .events = 0 };
 	int r, error;
 
 	*(void **)&real = dlsym(RTLD_NEXT, "connect");
-	r = real(fd, address, size);
+	r = real(fd, addr, len);
 	error = errno;
 	/* Hanging up is always waited for. */
 	poll(&wait, 1, 20000);

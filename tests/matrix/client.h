@@ -36,7 +36,7 @@ extern struct client *clients;
 extern size_t clients_len;
 
 /* epoll_fd watches the clients; the handle answers questions about the generation. */
-void clients_begin(int epoll_fd, struct segue *segue);
+void clients_begin(int watching_fd, struct segue *handle);
 
 void client_new_take(int fd);
 

@@ -9,8 +9,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-extern char **environ;
-
 /* What travels with a connection. */
 struct record {
 	uint32_t requests;

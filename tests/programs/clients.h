@@ -12,7 +12,7 @@
 
 #define CLIENTS_MAX 1200
 
-void clients_init(struct segue *segue);
+void clients_init(struct segue *handle);
 
 /* Takes over an accepted connection. */
 void clients_add(int fd);

@@ -253,7 +253,7 @@ UNIT_CASE(a_receiver_out_of_descriptors_takes_none_and_knows_which_batch_it_was)
 	rlim_t first;
 
 	two_open(&two);
-	first = (rlim_t)(two.there.fd + 1);
+	first = (rlim_t)two.there.fd + 1;
 	before = open_descriptors();
 	for (rlim_t room = 0; room < 9; room++) {
 		struct rlimit limit;

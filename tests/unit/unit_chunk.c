@@ -11,15 +11,15 @@ static int decode(const char *data, size_t len, size_t step, char *out, size_t *
                   size_t *ret_used)
 {
 	struct sgh_chunk chunk = { 0 };
-	size_t at = 0, end = 0;
+	size_t at = 0;
 	int r = 0;
 
 	*ret_out = 0;
 	while (r == 0 && at < len) {
 		const char *piece;
+		size_t end = at + step < len ? at + step : len;
 		size_t used, piece_len;
 
-		end = at + step < len ? at + step : len;
 		while (r == 0 && at < end) {
 			r = sgh_chunk_read(&chunk, &limits, data + at, end - at, &used, &piece,
 			                   &piece_len);

@@ -8,8 +8,8 @@
 
 #include "core/lifecycle.h"
 
-#define EACH_STATE(s) (enum sg_state s = SG_STATE_NONE + 1; s < SG_STATE_COUNT; s++)
-#define EACH_EVENT(e) (enum sg_event e = SG_EVENT_NONE + 1; e < SG_EVENT_COUNT; e++)
+#define EACH_STATE(s) (enum sg_state s = SG_STATE_NONE + 1; (s) < SG_STATE_COUNT; (s)++)
+#define EACH_EVENT(e) (enum sg_event e = SG_EVENT_NONE + 1; (e) < SG_EVENT_COUNT; (e)++)
 
 #define STEP_FAIL(state, event, step, why)                                      \
 	UNIT_FAIL("%s: in %s, %s leads to %s by %s", why, sg_state_text(state), \

@@ -157,13 +157,13 @@ static struct image *open_image(const char *path)
 /* In front of the library's: no thread can be made while there is a limit. */
 static bool no_threads;
 
-int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *),
-                   void *argument)
+int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*start_routine)(void *),
+                   void *arg)
 {
 	int (*next)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 
 	*(void **)&next = dlsym(RTLD_NEXT, "pthread_create");
-	return no_threads ? EAGAIN : next(thread, attributes, start, argument);
+	return no_threads ? EAGAIN : next(thread, attr, start_routine, arg);
 }
 
 UNIT_CASE(the_build_id_is_the_one_that_readelf_reads)

@@ -110,8 +110,12 @@ static const char *shell(struct sg_spawn *spawn, const char *words)
 {
 	char *argv[] = { (char *)"sh", (char *)"-c", (char *)words, NULL };
 
+	const char *text;
+
 	spawn->argv = argv;
-	return output_of(spawn);
+	text = output_of(spawn);
+	spawn->argv = NULL;
+	return text;
 }
 
 UNIT_CASE(the_origin_is_how_this_process_was_started)
