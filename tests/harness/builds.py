@@ -9,12 +9,19 @@ import subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-FOLDERS = {"plain": "build", "sanitized": "build-sanitized", "threads": "build-threads"}
+FOLDERS = {
+    "plain": "build", "sanitized": "build-sanitized", "threads": "build-threads",
+    "coverage": "build-coverage",
+}
 FLAGS = {
     "plain": [],
     "sanitized": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "threads": ["-fsanitize=thread"],
+    # As tools/build: the counters are a file that every process maps.
+    "coverage": ["-fprofile-instr-generate={folder}/profiles/%c%m.profraw", "-mllvm",
+                 "-runtime-counter-relocation"],
 }
+COMPILERS = {"coverage": "clang"}
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"]
 
 
@@ -79,7 +86,8 @@ class Build:
         source = result.with_suffix(".c")
         source.write_text(text)
         unfinished = result.with_suffix(".part")
-        command = ["gcc", f"-std={standard}", "-g", *WARNINGS, *FLAGS[self.name]]
+        command = [COMPILERS.get(self.name, "gcc"), f"-std={standard}", "-g", *WARNINGS]
+        command += [flag.replace("{folder}", str(self.folder)) for flag in FLAGS[self.name]]
         command += ["-D_GNU_SOURCE", *(f"-D{define}" for define in defines)]
         command += ["-I", ROOT / "include", "-o", unfinished, source, *libraries, "-pthread"]
         if http:
