@@ -190,7 +190,7 @@ static void put_window(struct json *json, const struct window *window)
 	json_number(json, "requests", window_requests(window));
 	json_number(json, "ok", window->outcomes[OUTCOME_OK]);
 	json_number(json, "lost", window_lost(window));
-	json_number(json, "closed", window_closed(window));
+	json_number(json, "closed", window_closed_idle(window));
 	json_open(json, "failures", '{');
 	for (size_t i = OUTCOME_OK + 1; i < OUTCOMES; i++) {
 		if (window->outcomes[i])

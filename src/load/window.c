@@ -74,3 +74,12 @@ uint64_t window_closed(const struct window *window)
 {
 	return window->closes[CLOSE_UNANNOUNCED] + window->closes[CLOSE_UNSOLICITED];
 }
+
+uint64_t window_closed_idle(const struct window *window)
+{
+	uint64_t closed = 0;
+
+	for (size_t i = 0; i < CLOSES; i++)
+		closed += window->closes[i];
+	return closed;
+}

@@ -45,4 +45,7 @@ uint64_t window_lost(const struct window *window);
 /** window_closed - connections that count against it: unannounced, or with bytes unasked for */
 uint64_t window_closed(const struct window *window);
 
+/** window_closed_idle - the same, announced ones too */
+uint64_t window_closed_idle(const struct window *window);
+
 #endif

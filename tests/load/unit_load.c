@@ -482,6 +482,7 @@ UNIT_CASE(a_window_knows_its_longest_pause_and_nothing_behind_its_end)
 	CHECK_INT(window_requests(&window), 7);
 	CHECK_INT(window_lost(&window), 2);
 	CHECK_INT(window_closed(&window), 2);
+	CHECK_INT(window_closed_idle(&window), 7);
 	window_generation(&window, "7", 250);
 	window_generation(&window, "8", 260);
 	CHECK_INT(window.generation_ns, 250);
