@@ -23,7 +23,8 @@ struct load {
 	int signal_fd;
 	bool stopping, interrupted;
 	uint64_t start_ns, stop_ns, end_ns;
-	uint64_t issued; /* of an open loop's requests */
+	uint64_t issued;    /* of an open loop's requests */
+	uint64_t waited_ns; /* for a processor; main.c's */
 	struct connection *free_first, *free_last;
 
 	/* Called as it goes; may be NULL. */

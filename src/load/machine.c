@@ -3,6 +3,7 @@
 #include "machine.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -47,4 +48,21 @@ void machine_look(struct machine *ret_machine)
 	if (sscanf(value, "%llu kB", &kib) == 1)
 		snprintf(machine->memory, sizeof(machine->memory), "%.1f GiB",
 		         (double)kib / (1 << 20));
+}
+
+/* Two numbers and more: how long it ran, and how long it waited to run. */
+uint64_t machine_waited_ns(void)
+{
+	FILE *file = fopen("/proc/self/schedstat", "re");
+	uint64_t waited_ns = 0;
+	char line[128], *end;
+
+	if (!file)
+		return 0;
+	if (fgets(line, sizeof(line), file)) {
+		strtoull(line, &end, 10);
+		waited_ns = strtoull(end, NULL, 10);
+	}
+	fclose(file);
+	return waited_ns;
 }

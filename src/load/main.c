@@ -9,6 +9,7 @@
 #include "draft.h"
 #include "figures.h"
 #include "load.h"
+#include "machine.h"
 #include "page.h"
 #include "report.h"
 
@@ -154,6 +155,7 @@ static int run(const struct options *options, const struct target *target,
 {
 	static struct load load;
 	int r, status = EXIT_CANNOT_RUN;
+	uint64_t waited_ns;
 
 	r = load_init(&load, options, target, setting);
 	if (r < 0) {
@@ -162,7 +164,9 @@ static int run(const struct options *options, const struct target *target,
 	}
 	load.on_running = report_running;
 	set_up_display(&load, options);
+	waited_ns = machine_waited_ns();
 	r = load_run(&load);
+	load.waited_ns = machine_waited_ns() - waited_ns;
 	display_draw(&display, &load);
 	if (r < 0) {
 		report_error(options, "failed", strerror(-r));

@@ -302,12 +302,13 @@ static void put_connections(FILE *out, const struct load *load)
 static void put_dates(FILE *out, const struct page *page)
 {
 	struct tm date;
-	char text[64];
+	char text[96];
 
 	if (localtime_r(&page->started_at, &date) &&
 	    strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S %z", &date))
 		put_fact(out, "Started", text);
-	snprintf(text, sizeof(text), "%.1f s", figures_elapsed_ms(page->load) / 1000);
+	snprintf(text, sizeof(text), "%.1f s, of which segue-load waited %.2f s for a processor",
+	         figures_elapsed_ms(page->load) / 1000, (double)page->load->waited_ns / NS_PER_S);
 	put_fact(out, "Took", text);
 }
 

@@ -278,6 +278,7 @@ void report_json_result(const struct load *load)
 	json_decimal(&json, "elapsed_ms", figures_elapsed_ms(load));
 	json_decimal(&json, "per_second", figures_per_second(tally->ok, figures_elapsed_ms(load)));
 	json_number(&json, "bytes_received", tally->bytes_received);
+	json_decimal(&json, "waited_ms", (double)load->waited_ns / NS_PER_MS);
 	json_bool(&json, "interrupted", load->interrupted);
 	json_number(&json, "not_started", load_not_started(load));
 	json_open(&json, "outcomes", '{');

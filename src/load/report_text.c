@@ -77,6 +77,17 @@ static void print_row(const char *key, uint64_t count, const char *meaning)
 		printf("  %-24s %10" PRIu64 "  %s\n", key, count, meaning);
 }
 
+/* Not worth a word below a hundredth of the time. */
+static void print_waited(const struct load *load)
+{
+	double waited_ms = (double)load->waited_ns / NS_PER_MS;
+
+	if (waited_ms * 100 < figures_elapsed_ms(load))
+		return;
+	printf("This program waited %.1f s for a processor: some of the latency is its own.\n",
+	       waited_ms / 1000);
+}
+
 static void print_losses(const struct load *load)
 {
 	const struct tally *tally = &load->client.tally;
@@ -135,6 +146,7 @@ void report_text_result(const struct load *load)
 		printf("  %s %.3f", figure_percentiles[i].key,
 		       figures_us(histogram_at(&latency, figure_percentiles[i].per_100k)) / 1000);
 	printf("  max %.3f\n", figures_us(latency.max) / 1000);
+	print_waited(load);
 	print_values(load);
 	print_losses(load);
 	fflush(stdout);

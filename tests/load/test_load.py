@@ -5,6 +5,7 @@ Whatever happens, each request that was started has one outcome; every run here 
 
 import json
 import os
+import re
 import resource
 import select
 import signal
@@ -712,6 +713,25 @@ def test_steps_in_which_nothing_was_answered_are_there_and_say_so(run):
     assert line["latency_us"]["p50"][1:4] == [None] * 3 and line["ok"][1:4] == [0] * 3
     assert done.outcomes == {"ok": 1, "timeout": 1}
     assert line["steps"] >= 5 and sum(line["failures"]["timeout"]) == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="the kernel keeps no such account")
+def test_the_time_without_a_processor_is_told(program):
+    """It shares one with a program that never rests."""
+    processor = min(os.sched_getaffinity(0))
+
+    def share():
+        os.sched_setaffinity(0, {processor})
+
+    with Server(serving(answer())) as server:
+        with subprocess.Popen(["sh", "-c", "while :; do :; done"], preexec_fn=share) as busy:
+            command = [program, "--duration", "500ms", server.url]
+            said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, preexec_fn=share).stdout
+            done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, check=True, preexec_fn=share)
+            busy.kill()
+    waited = json.loads(done.stdout.splitlines()[-1])["waited_ms"]
+    assert waited >= 5
+    assert re.search(r"^This program waited \d+\.\d s for a processor", said, re.M)
 
 
 def test_without_the_option_there_is_no_timeline(run):
