@@ -238,7 +238,8 @@ static int lift_all(int *fds, size_t fds_len)
 
 /*
  * A peer that went with messages of ours unread leaves ECONNRESET, and the kernel reports it
- * once, before what the peer had sent: only the end of the file is the end.
+ * once, before what the peer had sent: only the end of the file is the end. Where there is no
+ * memory for a message it stays where it is, and is read when the socket is looked at again.
  */
 static ssize_t receive_now(int fd, struct msghdr *msg)
 {
@@ -247,6 +248,8 @@ static ssize_t receive_now(int fd, struct msghdr *msg)
 	do {
 		n = recvmsg(fd, msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	} while (n < 0 && (errno == EINTR || errno == ECONNRESET));
+	if (n < 0 && (errno == ENOMEM || errno == ENOBUFS))
+		return -EAGAIN;
 	return n < 0 ? -errno : n;
 }
 

@@ -68,12 +68,21 @@ static bool same_file(int fd, int dir_fd, const char *name)
 static int write_pid(int fd, pid_t pid)
 {
 	char text[24];
-	int len = snprintf(text, sizeof(text), "%ld\n", (long)pid);
-	ssize_t n = pwrite(fd, text, (size_t)len, 0);
+	int len = snprintf(text, sizeof(text), "%ld\n", (long)pid), done = 0;
 
-	if (n != len)
-		return n < 0 ? -errno : -ENOSPC;
-	return ftruncate(fd, len) < 0 ? -errno : 0;
+	while (done < len) {
+		ssize_t n = pwrite(fd, text + done, (size_t)(len - done), done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : -ENOSPC;
+		done += (int)n;
+	}
+	while (ftruncate(fd, len) < 0)
+		if (errno != EINTR)
+			return -errno;
+	return 0;
 }
 
 static pid_t read_pid(int fd)
@@ -119,7 +128,8 @@ int sg_pidfile_write(struct sg_pidfile *pidfile, pid_t pid)
 
 		(void)unlinkat(pidfile->dir_fd, name, 0);
 		sg_fd_close(fd);
-		return r;
+		/* The file that is there names a predecessor, who would take it away at its end. */
+		return pidfile->lock_fd >= 0 ? write_pid(pidfile->lock_fd, pid) : r;
 	}
 	sg_fd_close(pidfile->lock_fd);
 	pidfile->lock_fd = fd;

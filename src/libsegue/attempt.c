@@ -161,6 +161,10 @@ void sg_attempt_abandon(struct segue *segue)
 	snprintf(failed.text, sizeof(failed.text), "%.500s", attempt->reason);
 	if (attempt->peer != NULL)
 		(void)sg_peer_send(attempt->peer, &failed, NULL, 0);
+	/* Its death is the end of the attempt, also where it could not be watched before. */
+	if (attempt->pidfd_watch.fd < 0)
+		(void)sg_watch_add(segue, &attempt->pidfd_watch, attempt->process.pidfd, EPOLLIN,
+		                   attempt, process_ready);
 	r = sg_pidfd_signal(attempt->process.pidfd, SIGKILL);
 	if (r < 0 && r != -ESRCH)
 		sg_queue_warning(
@@ -235,8 +239,13 @@ void sg_attempt_commit(struct segue *segue)
 	attempt->peer = NULL;
 	attempt->running = false;
 	attempt->error = 0;
-	/* A successor that is already dead is noticed by its pidfd: the service is taken back. */
-	(void)sg_peer_send(peer, &commit, NULL, 0);
+	/*
+	 * A successor that is already dead is noticed by its pidfd: the service is taken back. One
+	 * that lives behind a broken channel would wait for this word as long as this generation
+	 * is there, and nobody would accept: it was not given, so it may be killed.
+	 */
+	if (sg_peer_send(peer, &commit, NULL, 0) < 0)
+		(void)sg_pidfd_signal(peer->pidfd, SIGKILL);
 	sg_queue_simple(segue, SEGUE_EVENT_COMMIT);
 	sg_listeners_drop(segue);
 	snprintf(attempt->reason, sizeof(attempt->reason), "generation %llu serves",

@@ -54,9 +54,23 @@ struct listener {
 struct queued {
 	struct queued *next;
 	struct segue_event event;
-	void *memory;       /* freed when the next event is asked for */
-	struct blob *blobs; /* FINAL_STATE: they become the current ones when it is handed out */
-	uint64_t peer_id;   /* FINAL_STATE: whom the receipt is for */
+	void *memory;        /* freed when the next event is asked for */
+	struct blob *blobs;  /* FINAL_STATE: they become the current ones when it is handed out */
+	uint64_t peer_id;    /* FINAL_STATE: whom the receipt is for */
+	struct spare *spare; /* it is this one's; NULL: it is the heap's */
+	char reason[];
+};
+
+/* Without memory an event still has to reach the application: what it was told to do, and how an
+ * upgrade ended. These are there from the beginning; of the reason as much as there is room for. */
+#define SPARES 16
+
+struct spare {
+	bool taken;
+	union {
+		struct queued queued;
+		char bytes[sizeof(struct queued) + SG_ERROR_MAX];
+	};
 };
 
 /* A connection between segue_handover() and its verdict. */
@@ -178,6 +192,7 @@ struct segue {
 	bool said_ready;
 	bool served;         /* at some time, whoever does now */
 	bool no_descriptors; /* left for what the predecessor hands over */
+	int lacks;           /* errno: what there was none of, to take a listener over */
 	bool given_up;       /* the predecessor says so */
 	bool had_successor;  /* has committed one */
 	bool empty_waits;    /* drained at a stop, and stays for those who are not */
@@ -186,6 +201,7 @@ struct segue {
 
 	struct queued *events_first, **events_last;
 	struct queued *current; /* returned by the last segue_dispatch() */
+	struct spare spares[SPARES];
 	bool dispatching;
 
 	struct listener *listeners;
@@ -233,7 +249,8 @@ void sg_watch_remove(struct segue *segue, struct watch *watch);
 void sg_timer_arm(struct segue *segue);
 
 /* queue.c */
-struct queued *sg_queued_new(enum segue_event_type type, const char *reason);
+struct queued *sg_queued_new(struct segue *segue, enum segue_event_type type, const char *reason);
+void sg_queued_free(struct queued *queued);
 void sg_queue_push(struct segue *segue, struct queued *queued);
 void sg_queue_event(struct segue *segue, const struct segue_event *event);
 void sg_queue_simple(struct segue *segue, enum segue_event_type type);

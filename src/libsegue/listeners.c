@@ -485,12 +485,12 @@ void sg_listeners_mark(struct segue *segue, const struct sg_message *ready)
 
 static void say_dropped(struct segue *segue, struct listener *listener)
 {
-	struct queued *queued = sg_queued_new(SEGUE_EVENT_LISTENER_DROPPED, NULL);
+	struct queued *queued = sg_queued_new(segue, SEGUE_EVENT_LISTENER_DROPPED, listener->name);
 
 	if (queued == NULL)
 		return;
-	queued->memory = strdup(listener->name);
-	queued->event.name = queued->memory != NULL ? queued->memory : "";
+	queued->event.name = queued->reason;
+	queued->event.reason = "";
 	queued->event.fd = listener->fd;
 	sg_queue_push(segue, queued);
 }

@@ -117,7 +117,7 @@ static void serve(struct segue *segue)
 	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
 		if (peer->role == PEER_PREDECESSOR && peer->introduced)
 			(void)sg_peer_send_hello(peer);
-	queued = sg_queued_new(SEGUE_EVENT_SERVE, NULL);
+	queued = sg_queued_new(segue, SEGUE_EVENT_SERVE, NULL);
 	if (queued == NULL)
 		return;
 	queued->event.generation = segue->generation;

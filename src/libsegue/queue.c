@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Events on their way to the application, in order. What an event points to is copied into
- * one allocation of its own, freed when the next event is asked for.
+ * Events on their way to the application, in order. What an event points to is copied into its
+ * own allocation, freed when the next event is asked for. Where there is no memory it is one of
+ * the spare ones: an event that got lost would be an order that the application never carries
+ * out. The events of a single step of the machine are fewer than those.
  */
 #include "libsegue/handle.h"
 #include "core/fd.h"
@@ -11,22 +13,37 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct queued *sg_queued_new(enum segue_event_type type, const char *reason)
+static struct queued *take_spare(struct segue *segue)
 {
-	struct queued *queued = calloc(1, sizeof(*queued));
+	for (size_t i = 0; i < SPARES; i++) {
+		struct spare *spare = &segue->spares[i];
 
+		if (spare->taken)
+			continue;
+		spare->taken = true;
+		memset(spare->bytes, 0, sizeof(spare->bytes));
+		spare->queued.spare = spare;
+		return &spare->queued;
+	}
+	return NULL;
+}
+
+struct queued *sg_queued_new(struct segue *segue, enum segue_event_type type, const char *reason)
+{
+	size_t len = reason != NULL ? strnlen(reason, SG_ERROR_MAX - 1) : 0;
+	struct queued *queued = calloc(1, sizeof(*queued) + len + 1);
+
+	if (queued == NULL)
+		queued = take_spare(segue);
 	if (queued == NULL)
 		return NULL;
 	queued->event.type = type;
 	queued->event.fd = -1;
 	queued->event.deadline_ms = SEGUE_FOREVER;
-	queued->event.reason = "";
+	queued->event.reason = queued->reason;
 	queued->event.name = "";
-	if (reason != NULL && reason[0] != '\0') {
-		queued->memory = strdup(reason);
-		if (queued->memory != NULL)
-			queued->event.reason = queued->memory;
-	}
+	if (len > 0)
+		memcpy(queued->reason, reason, len);
 	return queued;
 }
 
@@ -41,7 +58,7 @@ void sg_queue_push(struct segue *segue, struct queued *queued)
 
 void sg_queue_event(struct segue *segue, const struct segue_event *event)
 {
-	struct queued *queued = sg_queued_new(event->type, event->reason);
+	struct queued *queued = sg_queued_new(segue, event->type, event->reason);
 	const char *reason;
 
 	if (queued == NULL)
@@ -56,7 +73,7 @@ void sg_queue_event(struct segue *segue, const struct segue_event *event)
 
 void sg_queue_simple(struct segue *segue, enum segue_event_type type)
 {
-	struct queued *queued = sg_queued_new(type, NULL);
+	struct queued *queued = sg_queued_new(segue, type, NULL);
 
 	if (queued == NULL)
 		return;
@@ -73,7 +90,7 @@ void sg_queue_warning(struct segue *segue, int error, const char *format, ...)
 	va_start(args, format);
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
-	queued = sg_queued_new(SEGUE_EVENT_WARNING, text);
+	queued = sg_queued_new(segue, SEGUE_EVENT_WARNING, text);
 	if (queued == NULL)
 		return;
 	queued->event.error = error < 0 ? -error : error;
@@ -81,12 +98,15 @@ void sg_queue_warning(struct segue *segue, int error, const char *format, ...)
 	sg_queue_push(segue, queued);
 }
 
-static void queued_free(struct queued *queued)
+void sg_queued_free(struct queued *queued)
 {
 	if (queued == NULL)
 		return;
 	free(queued->memory);
-	free(queued);
+	if (queued->spare != NULL)
+		queued->spare->taken = false;
+	else
+		free(queued);
 }
 
 /* The application has dealt with an event when it asks for the next one. */
@@ -97,7 +117,7 @@ static void finish_current(struct segue *segue)
 	segue->current = NULL;
 	if (current != NULL && current->event.type == SEGUE_EVENT_FINAL_STATE)
 		sg_upstream_receipt(segue, current->peer_id);
-	queued_free(current);
+	sg_queued_free(current);
 }
 
 bool sg_queue_pop(struct segue *segue, struct segue_event *ret_event)

@@ -262,6 +262,13 @@ static void broke(struct peer *peer)
 void sg_supervised_message(struct peer *peer, struct sg_message *message, int *fds, size_t fds_len,
                            int error)
 {
+	/* It drains without a successor then: each connection ends with its next answer. */
+	if (error == -EMFILE && message->type == SG_MESSAGE_INTRODUCE && peer->segue->served) {
+		sg_queue_warning(peer->segue, EMFILE,
+		                 "generation %llu could not be introduced; raise RLIMIT_NOFILE",
+		                 (unsigned long long)message->generation);
+		return;
+	}
 	if (error == -EMFILE)
 		peer->segue->no_descriptors = true;
 	if (error == 0 && take(peer, message, fds))

@@ -62,18 +62,17 @@ void sg_upstream_introduction(struct segue *segue, const struct sg_message *mess
 		(void)sg_peer_send_hello(peer);
 }
 
-static void push_connection(struct peer *peer, const struct sg_message *message,
-                            const struct sg_wire_connection *connection, int fd)
+static struct queued *make_connection(struct peer *peer, const struct sg_message *message,
+                                      const struct sg_wire_connection *connection, int fd)
 {
 	size_t len = connection->bytes_len + connection->record_len;
-	struct queued *queued = sg_queued_new(SEGUE_EVENT_CONNECTION, NULL);
+	struct queued *queued = sg_queued_new(peer->segue, SEGUE_EVENT_CONNECTION, NULL);
 	uint8_t *memory = malloc(len + 1);
 
 	if (queued == NULL || memory == NULL) {
-		free(queued);
+		sg_queued_free(queued);
 		free(memory);
-		sg_fd_close(fd);
-		return;
+		return NULL;
 	}
 	if (connection->bytes_len > 0)
 		memcpy(memory, connection->bytes, connection->bytes_len);
@@ -88,9 +87,37 @@ static void push_connection(struct peer *peer, const struct sg_message *message,
 	queued->event.record = memory + connection->bytes_len;
 	queued->event.record_len = connection->record_len;
 	queued->event.record_version = message->record_version;
-	queued->next = NULL;
-	*peer->held_last = queued;
-	peer->held_last = &queued->next;
+	return queued;
+}
+
+static void free_connections(struct queued *first)
+{
+	struct queued *next;
+
+	for (; first != NULL; first = next) {
+		next = first->next;
+		sg_queued_free(first);
+	}
+}
+
+/* All connections of a batch as events, or none where there is no memory for one of them. */
+static struct queued *make_connections(struct peer *peer, struct sg_message *message,
+                                       const int *fds, size_t fds_len)
+{
+	struct queued *first = NULL, **last = &first;
+	struct sg_wire_connection connection;
+
+	for (size_t i = 0; i < fds_len; i++) {
+		(void)sg_wire_next_connection(&message->items, &message->items_len, &connection);
+		*last = make_connection(peer, message, &connection, fds[i]);
+		if (*last == NULL)
+			break;
+		last = &(*last)->next;
+		if (i + 1 == fds_len)
+			return first;
+	}
+	free_connections(first);
+	return NULL;
 }
 
 /* The acknowledgement has been written, or nobody is left who could take the batch back. */
@@ -129,7 +156,7 @@ static void take_connections(struct peer *peer, struct sg_message *message, int 
 {
 	struct segue *segue = peer->segue;
 	struct sg_message taken = { .type = SG_MESSAGE_TAKEN, .serial = message->serial };
-	struct sg_wire_connection connection;
+	struct queued *connections;
 	int r;
 
 	if (message->record_version < segue->options.record_version_min ||
@@ -143,22 +170,29 @@ static void take_connections(struct peer *peer, struct sg_message *message, int 
 		decline(peer, (uint32_t)message->serial, EAGAIN);
 		return;
 	}
+	connections = make_connections(peer, message, fds, fds_len);
+	if (connections == NULL && fds_len > 0) {
+		close_fds(fds, fds_len);
+		decline(peer, (uint32_t)message->serial, ENOMEM);
+		return;
+	}
 	r = sg_peer_send(peer, &taken, NULL, 0);
 	if (r < 0 && r != -EPIPE) {
 		/* Not acknowledged: not ours. */
+		free_connections(connections);
 		close_fds(fds, fds_len);
 		return;
 	}
-	for (size_t i = 0; i < fds_len; i++) {
-		(void)sg_wire_next_connection(&message->items, &message->items_len, &connection);
-		push_connection(peer, message, &connection, fds[i]);
-	}
+	*peer->held_last = connections;
+	while (*peer->held_last != NULL)
+		peer->held_last = &(*peer->held_last)->next;
 	sg_upstream_release(peer);
 }
 
 static void take_final(struct peer *peer)
 {
-	struct queued *queued = sg_queued_new(SEGUE_EVENT_FINAL_STATE, NULL);
+	struct segue *segue = peer->segue;
+	struct queued *queued = sg_queued_new(segue, SEGUE_EVENT_FINAL_STATE, NULL);
 
 	if (queued == NULL)
 		return;
@@ -167,7 +201,7 @@ static void take_final(struct peer *peer)
 	queued->peer_id = peer->id;
 	queued->blobs = peer->arriving;
 	peer->arriving = NULL;
-	sg_queue_push(peer->segue, queued);
+	sg_queue_push(segue, queued);
 }
 
 /*
@@ -194,9 +228,14 @@ bool sg_upstream_handshake(struct peer *peer, struct sg_message *message, int *f
 		if (segue->offers >= SEGUE_LISTENERS_MAX)
 			return false;
 		r = sg_listeners_adopt_take(segue, message, fds[0]);
-		if (r < 0)
+		if (sg_channel_passes(r)) {
+			/* Bound again it could be another: one with port 0 would be. */
+			segue->lacks = -r;
+			peer->broken = true;
+		} else if (r < 0) {
 			sg_queue_warning(segue, r, "listener %s could not be taken over",
 			                 message->name);
+		}
 		return true;
 	case SG_MESSAGE_PID_FILE:
 		if (segue->pid_file_path == NULL || segue->pidfile_held ||
@@ -384,7 +423,9 @@ static int waiting_init(struct segue *segue, struct waiting *waiting)
 		if (!speaks_to_us(peer))
 			continue;
 		waiting->pollers[waiting->count] =
-			(struct pollfd){ .fd = peer->channel.fd, .events = POLLIN };
+			(struct pollfd){ .fd = peer->channel.fd,
+			                 .events = peer->channel.queued > 0 ? POLLIN | POLLOUT
+			                                                    : POLLIN };
 		waiting->peers[waiting->count++] = peer;
 	}
 	return 0;
@@ -403,6 +444,8 @@ static int hear(struct segue *segue, int64_t left_ms)
 
 		if (waiting.pollers[i].revents == 0 || peer->doomed)
 			continue;
+		if (waiting.pollers[i].revents & POLLOUT)
+			(void)sg_channel_flush(&peer->channel);
 		sg_peer_read(peer);
 		if (peer->introduced && peer->channel.fd < 0 && !peer->doomed)
 			sg_peer_gone(peer);
@@ -473,7 +516,11 @@ static int join_fails(struct segue *segue, int error)
 		(void)sg_fail(segue, error, "no memory");
 		break;
 	default:
-		if (segue->no_descriptors)
+		if (segue->lacks != 0)
+			(void)sg_fail(segue, -segue->lacks,
+			              "the listeners of the %s could not be taken over: %s", who,
+			              strerror(segue->lacks));
+		else if (segue->no_descriptors)
 			(void)sg_fail(segue, -EPROTO,
 			              "there is no room for the descriptors of the %s; raise "
 			              "RLIMIT_NOFILE",
