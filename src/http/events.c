@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdalign.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,10 +98,20 @@ static void check_drained(struct sgh_loop *loop)
 	segue_wake(server->segue);
 }
 
+static void run_check(struct sgh_loop *loop, struct sgh_message *message)
+{
+	/* First: what changes from here on has to be looked at again. */
+	atomic_store(&loop->server->check_posted, false);
+	check_drained(loop);
+}
+
+/* On any loop. */
 static void wake_check(struct segue_http_server *server)
 {
-	/* Without memory the next message, or the deadline, does it. */
-	sgh_loop_call(&server->loops[0], check_drained);
+	if (atomic_exchange(&server->check_posted, true))
+		return;
+	server->check = (struct sgh_message){ .run = run_check, .embedded = true };
+	sgh_loop_post(&server->loops[0], &server->check);
 }
 
 void sgh_server_connection_gone(struct segue_http_server *server)
@@ -120,15 +131,57 @@ void sgh_server_request_released(struct segue_http_server *server)
 struct order {
 	struct sgh_message message;
 	enum { ACCEPT, HOLD, MOVE, FINISH, CUT } what;
+	bool spare, taken;
 	size_t count;
 	int fds[];
 };
 
+/* There is no way on without an order: a generation would not accept, or not let go. Where there
+ * is no memory these are taken, one of each kind for each loop. */
+static struct order *spare_at(const struct segue_http_server *server, unsigned int index)
+{
+	size_t size = sizeof(struct order) + server->listener_count * sizeof(int);
+
+	size = (size + alignof(struct order) - 1) / alignof(struct order) * alignof(struct order);
+	return (struct order *)(server->spare_orders + index * size);
+}
+
+static int make_spares(struct segue_http_server *server)
+{
+	server->spares = server->loop_count * (CUT + 1);
+	server->spare_orders = calloc(1, (size_t)((char *)spare_at(server, server->spares) -
+	                                          (char *)spare_at(server, 0)));
+	return server->spare_orders ? 0 : -ENOMEM;
+}
+
+static struct order *order_new(struct segue_http_server *server)
+{
+	struct order *order = malloc(sizeof(*order) + server->listener_count * sizeof(int));
+
+	if (order) {
+		order->spare = false;
+		return order;
+	}
+	for (unsigned int i = 0; i < server->spares; i++) {
+		order = spare_at(server, i);
+		if (order->taken)
+			continue;
+		order->spare = order->taken = true;
+		return order;
+	}
+	return NULL;
+}
+
 static void order_is_carried_out(struct sgh_loop *loop, struct sgh_message *message)
 {
+	struct order *order = (struct order *)message;
+
 	loop->server->orders--;
 	check_drained(loop);
-	free(message);
+	if (order->spare)
+		order->taken = false;
+	else
+		free(order);
 }
 
 static void carry_out(struct sgh_loop *loop, struct sgh_message *message)
@@ -154,8 +207,8 @@ static void carry_out(struct sgh_loop *loop, struct sgh_message *message)
 	}
 	if (r < 0)
 		sgh_log(loop->server, "warning", SGH_FIELDS(SGH_TEXT("reason", strerror(-r))),
-		        "a loop cannot watch a listener: %s", strerror(-r));
-	*message = (struct sgh_message){ .run = order_is_carried_out };
+		        "a loop cannot watch a listener yet: %s", strerror(-r));
+	*message = (struct sgh_message){ .run = order_is_carried_out, .embedded = order->spare };
 	sgh_loop_post(&loop->server->loops[0], message);
 }
 
@@ -164,15 +217,15 @@ static void order_all(struct segue_http_server *server, int what)
 	size_t bytes = server->listener_count * sizeof(int);
 
 	for (unsigned int i = 0; i < server->loop_count; i++) {
-		struct order *order = malloc(sizeof(*order) + bytes);
+		struct order *order = order_new(server);
 
-		/* There is no way on without these few bytes; the deadlines stay armed. */
+		/* All of them are under way: the deadlines stay armed. */
 		if (!order) {
 			sgh_log(server, "warning", SGH_FIELDS(SGH_TEXT("reason", "no memory")),
 			        "no memory for an order to loop %u", i);
 			continue;
 		}
-		order->message = (struct sgh_message){ .run = carry_out };
+		order->message = (struct sgh_message){ .run = carry_out, .embedded = order->spare };
 		order->what = what;
 		order->count = server->listener_count;
 		memcpy(order->fds, server->listener_fds, bytes);
@@ -401,8 +454,7 @@ static void on_connection(struct segue_http_server *server, const struct segue_e
 	                  event->record_len);
 
 	if (r < 0)
-		sgh_log(server, "warning", SGH_FIELDS(SGH_TEXT("reason", strerror(-r))),
-		        "a connection of the predecessor is lost: %s", strerror(-r));
+		sgh_say_lost(server);
 }
 
 static void on_event(struct segue_http_server *server, const struct segue_event *event)
@@ -453,9 +505,12 @@ void sgh_events_end(struct segue_http_server *server)
 	for (unsigned int i = 1; i < server->loop_count; i++)
 		while (sgh_loop_call(&server->loops[i], sgh_loop_end) < 0)
 			sched_yield();
-	uv_close((uv_handle_t *)&server->segue_poll, NULL);
-	uv_close((uv_handle_t *)&server->reopen_signal, NULL);
-	uv_close((uv_handle_t *)&server->report_timer, NULL);
+	if (server->watching) {
+		uv_close((uv_handle_t *)&server->segue_poll, NULL);
+		uv_close((uv_handle_t *)&server->reopen_signal, NULL);
+		uv_close((uv_handle_t *)&server->report_timer, NULL);
+	}
+	server->watching = false;
 	sgh_loop_end(&server->loops[0]);
 }
 
@@ -485,14 +540,25 @@ static void on_reopen(uv_signal_t *handle, int number)
 int sgh_events_begin(struct segue_http_server *server)
 {
 	uv_loop_t *uv = &server->loops[0].uv;
+	int r = make_spares(server);
 
-	if (uv_poll_init(uv, &server->segue_poll, segue_fd(server->segue)) < 0)
-		return -EIO;
+	for (unsigned int i = 0; r == 0 && i < server->loop_count; i++)
+		r = sgh_accept_prepare(&server->loops[i], server->listener_count);
+	if (r < 0)
+		return r;
+	r = uv_signal_init(uv, &server->reopen_signal);
+	if (r < 0)
+		return r;
+	r = uv_poll_init(uv, &server->segue_poll, segue_fd(server->segue));
+	if (r < 0) {
+		uv_close((uv_handle_t *)&server->reopen_signal, NULL);
+		return r;
+	}
+	uv_timer_init(uv, &server->report_timer);
+	server->watching = true;
 	server->segue_poll.data = server;
 	uv_poll_start(&server->segue_poll, UV_READABLE, on_segue);
-	uv_timer_init(uv, &server->report_timer);
 	server->report_timer.data = server;
-	uv_signal_init(uv, &server->reopen_signal);
 	server->reopen_signal.data = server;
 	uv_signal_start(&server->reopen_signal, on_reopen, SIGUSR1);
 	return 0;

@@ -300,6 +300,11 @@ struct segue_http_server {
 	bool cutting;
 	bool gone;
 	unsigned int orders; /* to the loops, about the drain, that are not yet carried out */
+	char *spare_orders;  /* for where there is no memory; see events.c */
+	unsigned int spares;
+	struct sgh_message check; /* that somebody looks whether anything is left */
+	atomic_bool check_posted;
+	bool watching; /* the handle, on loop 0 */
 	int exit_code;
 	bool abandoned; /* a handler still blocks: what it may touch stays */
 	struct segue_http_counts at_drain;
@@ -334,6 +339,7 @@ static inline void sgh_count(atomic_ulong *counter, long by)
 }
 
 /* listen.c */
+int sgh_accept_prepare(struct sgh_loop *loop, size_t count); /* once, before it starts */
 int sgh_accept_start(struct sgh_loop *loop, const int *fds, size_t count);
 void sgh_accept_stop(struct sgh_loop *loop);
 void sgh_accept_event(struct sgh_loop *loop, size_t index);
@@ -413,6 +419,7 @@ void sgh_drain_begin(struct sgh_loop *loop, bool successor);
 void sgh_drain_end(struct sgh_loop *loop);
 void sgh_drain_cut(struct sgh_loop *loop);
 bool sgh_drain_leave(struct sgh_connection *conn);
+void sgh_say_lost(struct segue_http_server *server);
 int sgh_adopt(struct segue_http_server *server, int fd, const void *bytes, size_t len,
               const void *record, size_t record_len);
 void sgh_verdict(struct sgh_connection *conn, bool taken);

@@ -41,27 +41,36 @@ static void look_away(struct sgh_loop *loop)
 	}
 }
 
-int sgh_accept_start(struct sgh_loop *loop, const int *fds, size_t count)
+int sgh_accept_prepare(struct sgh_loop *loop, size_t count)
 {
-	struct sgh_listener *listeners = calloc(count ? count : 1, sizeof(*listeners));
+	loop->listeners = calloc(count ? count : 1, sizeof(*loop->listeners));
+	return loop->listeners ? 0 : -ENOMEM;
+}
+
+/* Those that cannot be watched for want of memory are tried again. */
+static int poll_listeners(struct sgh_loop *loop)
+{
 	int r = 0;
 
-	if (!listeners)
-		return -ENOMEM;
-	look_away(loop);
-	free(loop->listeners);
-	loop->listeners = listeners;
-	loop->listener_count = count;
-	loop->accepting = true;
-	for (size_t i = 0; i < count; i++) {
-		int one;
+	for (size_t i = 0; i < loop->listener_count; i++) {
+		int one = poll_listener(loop, i);
 
-		listeners[i].fd = fds[i];
-		one = poll_listener(loop, i);
 		if (one < 0)
 			r = one;
 	}
+	if (r < 0)
+		sgh_timer_set(&loop->timers, &loop->accept_timer, sgh_loop_now(loop) + PAUSE_MS);
 	return r;
+}
+
+int sgh_accept_start(struct sgh_loop *loop, const int *fds, size_t count)
+{
+	look_away(loop);
+	loop->listener_count = count;
+	loop->accepting = true;
+	for (size_t i = 0; i < count; i++)
+		loop->listeners[i] = (struct sgh_listener){ .fd = fds[i] };
+	return poll_listeners(loop);
 }
 
 void sgh_accept_stop(struct sgh_loop *loop)
@@ -83,8 +92,7 @@ void sgh_accept_again(struct sgh_loop *loop)
 	if (!loop->accepting || loop->accept_timer.index == SGH_TIMER_OFF)
 		return;
 	sgh_timer_stop(&loop->timers, &loop->accept_timer);
-	for (size_t i = 0; i < loop->listener_count; i++)
-		poll_listener(loop, i);
+	poll_listeners(loop);
 }
 
 void sgh_accept_timer(struct sgh_timer *timer)
@@ -92,8 +100,8 @@ void sgh_accept_timer(struct sgh_timer *timer)
 	struct sgh_loop *loop =
 		(struct sgh_loop *)((char *)timer - offsetof(struct sgh_loop, accept_timer));
 
-	for (size_t i = 0; loop->accepting && i < loop->listener_count; i++)
-		poll_listener(loop, i);
+	if (loop->accepting)
+		poll_listeners(loop);
 }
 
 enum accepted {

@@ -253,7 +253,8 @@ static int open_parts(struct sgh_loop *loop)
 
 	loop->scratch = malloc(SGH_INPUT_BYTES);
 	loop->cork = malloc(SGH_CORK_BYTES);
-	if (!loop->scratch || !loop->cork)
+	if (!loop->scratch || !loop->cork ||
+	    sgh_timers_init(&loop->timers, &loop->accept_timer) < 0)
 		return -ENOMEM;
 	loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (loop->epoll_fd < 0)

@@ -84,16 +84,21 @@ static void run_handover(struct sgh_loop *loop, struct sgh_message *message)
 		sgh_verdict(conn, false);
 }
 
-/* The last that the loop does with it; the message makes it the other thread's. */
-static void send_off(struct sgh_connection *conn)
+/* The last that the loop does with it; the message makes it the other thread's. False where it
+ * stays for want of memory, and is served until its next response. */
+static bool send_off(struct sgh_connection *conn)
 {
 	struct sgh_loop *loop = conn->loop;
 	struct passing *passing = malloc(sizeof(*passing));
 
-	if (!passing || !sgh_connection_put_by(conn)) {
+	if (!passing) {
+		conn->kept = 1;
+		return false;
+	}
+	if (!sgh_connection_put_by(conn)) {
 		free(passing);
 		conn->dead = 1;
-		return;
+		return true;
 	}
 	sgh_timer_stop(&loop->timers, &conn->timer);
 	sgh_connection_unwatch(conn);
@@ -101,6 +106,7 @@ static void send_off(struct sgh_connection *conn)
 	passing->message = (struct sgh_message){ .run = run_handover };
 	passing->conn = conn;
 	sgh_loop_post(&loop->server->loops[0], &passing->message);
+	return true;
 }
 
 /* Called when a connection runs and no request is in flight. True where it has left, or waits
@@ -136,8 +142,7 @@ bool sgh_drain_leave(struct sgh_connection *conn)
 		sgh_connection_deadline(conn,
 		                        sgh_loop_now(loop) + loop->server->options.head_timeout_ms);
 	}
-	send_off(conn);
-	return true;
+	return send_off(conn);
 }
 
 static void say_no_room(struct sgh_loop *loop)
@@ -238,6 +243,13 @@ static void set_deadline(struct sgh_connection *conn, const struct sgh_record *r
 	                                      : most);
 }
 
+void sgh_say_lost(struct segue_http_server *server)
+{
+	static const char reason[] = "a connection of the predecessor is lost: no memory";
+
+	sgh_log(server, "warning", SGH_FIELDS(SGH_TEXT("reason", reason)), "%s", reason);
+}
+
 static void run_adoption(struct sgh_loop *loop, struct sgh_message *message)
 {
 	struct adoption *adoption = (struct adoption *)message;
@@ -250,6 +262,7 @@ static void run_adoption(struct sgh_loop *loop, struct sgh_message *message)
 		sgh_peer_set(&peer, &address);
 	conn = sgh_connection_new(loop, adoption->fd, &peer);
 	if (!conn) {
+		sgh_say_lost(loop->server);
 		close(adoption->fd);
 		sgh_server_connection_gone(loop->server);
 		free(adoption);
@@ -261,12 +274,17 @@ static void run_adoption(struct sgh_loop *loop, struct sgh_message *message)
 		free(adoption);
 		return;
 	}
+	/* There was no memory for its deadline. */
+	if (conn->closing)
+		sgh_say_lost(loop->server);
 	if (adoption->known)
 		set_deadline(conn, &adoption->record);
 	if (adoption->len) {
 		conn->in = input_of(adoption);
-		if (!conn->in)
+		if (!conn->in) {
+			sgh_say_lost(loop->server);
 			conn->dead = 1;
+		}
 	}
 	conn->can_read = 1;
 	sgh_connection_wake(conn);

@@ -251,10 +251,13 @@ static int prepare(struct segue_http_server *server)
 
 static int start(struct segue_http_server *server)
 {
-	int r;
+	int r = sgh_events_begin(server);
+	char reason[100];
 
-	if (sgh_events_begin(server) < 0)
-		return fail(server, "the handle cannot be watched");
+	if (r < 0) {
+		snprintf(reason, sizeof(reason), "the handle cannot be watched: %s", strerror(-r));
+		return fail(server, reason);
+	}
 	for (unsigned int i = 1; i < server->loop_count; i++)
 		if (sgh_loop_start(&server->loops[i]) < 0)
 			return fail(server, "a thread cannot be started");
@@ -295,7 +298,9 @@ static void clean_up(struct segue_http_server *server)
 	for (unsigned int i = 0; i < server->loop_count; i++)
 		sgh_loop_close(&server->loops[i]);
 	free(server->loops);
+	free(server->spare_orders);
 	server->loops = NULL;
+	server->spare_orders = NULL;
 	server->loop_count = 0;
 	free_listeners(server);
 	server->pool = NULL;
@@ -314,6 +319,8 @@ int segue_http_run(struct segue_http_server *server, const struct segue_http_opt
 	server->exit_code = 1;
 	server->next_loop = 0;
 	server->orders = 0;
+	server->watching = false;
+	atomic_store(&server->check_posted, false);
 	atomic_store(&server->connections, 0);
 	atomic_store(&server->held, 0);
 	sgh_log_remember(server);

@@ -82,12 +82,15 @@ int segue_http_option(struct segue_http_server *server, const char *name, const 
                       int (*apply)(void *ctx, const char *value, char *reason, size_t reason_size),
                       void *ctx)
 {
-	struct sgh_own_option **at = &server->own_options;
-	struct sgh_own_option *own = calloc(1, sizeof(*own));
+	struct sgh_own_option *own, **at;
 
+	if (!server)
+		return -EINVAL;
+	own = calloc(1, sizeof(*own));
 	if (!own)
 		return -ENOMEM;
 	*own = (struct sgh_own_option){ NULL, name, argument, help, apply, ctx };
+	at = &server->own_options;
 	while (*at)
 		at = &(*at)->next;
 	*at = own;
@@ -96,7 +99,7 @@ int segue_http_option(struct segue_http_server *server, const char *name, const 
 
 int segue_http_configure(struct segue_http_server *server, const struct segue_http_options *options)
 {
-	if (options->size != sizeof(*options))
+	if (!server || options->size != sizeof(*options))
 		return -EINVAL;
 	server->options = *options;
 	return 0;

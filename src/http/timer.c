@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Many deadlines under one timer: a binary heap whose members know their place. */
 #include <errno.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 #include "timer.h"
@@ -61,10 +62,25 @@ static int grow(struct sgh_timers *timers)
 	return 0;
 }
 
+int sgh_timers_init(struct sgh_timers *timers, struct sgh_timer *reserved)
+{
+	*timers = (struct sgh_timers){ .reserved = reserved };
+	return grow(timers);
+}
+
+/* Without memory for more. */
+static bool has_room(const struct sgh_timers *timers, const struct sgh_timer *timer)
+{
+	uint32_t left = timers->room - timers->count;
+
+	return left > 1 || (left == 1 && (!timers->reserved || timers->reserved == timer ||
+	                                  timers->reserved->index != SGH_TIMER_OFF));
+}
+
 int sgh_timer_set(struct sgh_timers *timers, struct sgh_timer *timer, uint64_t at_ms)
 {
 	if (timer->index == SGH_TIMER_OFF) {
-		if (timers->count == timers->room && grow(timers) < 0)
+		if (!has_room(timers, timer) && grow(timers) < 0)
 			return -ENOMEM;
 		timer->at_ms = at_ms;
 		sift_up(timers, timer, timers->count++);

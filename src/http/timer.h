@@ -16,7 +16,11 @@ struct sgh_timer {
 struct sgh_timers {
 	struct sgh_timer **heap;
 	uint32_t count, room;
+	struct sgh_timer *reserved; /* the last room is its */
 };
+
+/* Room for a few, and always for one of them. */
+int sgh_timers_init(struct sgh_timers *timers, struct sgh_timer *reserved);
 
 /* Once, before anything else is done with the timer. */
 void sgh_timer_init(struct sgh_timer *timer, void (*fire)(struct sgh_timer *timer));
