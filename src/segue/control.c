@@ -238,9 +238,12 @@ static void on_timer(uv_timer_t *timer)
 
 void control_event(struct control_client *client, json_t *event_take)
 {
-	if (client->stage == STAGE_WAITING) {
+	char *line = client->stage == STAGE_WAITING ? json_dumps(event_take, JSON_COMPACT) : NULL;
+
+	/* Without memory it is not told on the way, and is how it ended. */
+	if (line != NULL) {
 		uv_timer_again(&client->timer);
-		say_take(client, json_dumps(event_take, JSON_COMPACT));
+		say_take(client, line);
 	}
 	json_decref(event_take);
 }

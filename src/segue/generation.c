@@ -17,6 +17,14 @@
 #include <string.h>
 #include <sys/wait.h>
 
+static void words_free(char **words)
+{
+	for (size_t i = 0; words != NULL && words[i] != NULL; i++)
+		free(words[i]);
+	free(words);
+}
+
+/* All of them: with fewer it would be another command. */
 static char **words_copy(char **words)
 {
 	size_t count = 0;
@@ -25,16 +33,14 @@ static char **words_copy(char **words)
 	while (words[count] != NULL)
 		count++;
 	copy = calloc(count + 1, sizeof(*copy));
-	for (size_t i = 0; copy != NULL && i < count; i++)
+	for (size_t i = 0; copy != NULL && i < count; i++) {
 		copy[i] = strdup(words[i]);
+		if (copy[i] == NULL) {
+			words_free(copy);
+			return NULL;
+		}
+	}
 	return copy;
-}
-
-static void words_free(char **words)
-{
-	for (size_t i = 0; words != NULL && words[i] != NULL; i++)
-		free(words[i]);
-	free(words);
 }
 
 int generation_new(struct generation **ret_generation, struct service *service, char **argv,

@@ -61,7 +61,8 @@ int relay_message_receive(int fd, struct relay_message *ret_message, int ret_fds
 	do
 		n = recvmsg(fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	while (n < 0 && errno == EINTR);
-	if (n < 0 && errno == EAGAIN)
+	/* Without memory for it a message stays where it is. */
+	if (n < 0 && (errno == EAGAIN || errno == ENOMEM || errno == ENOBUFS))
 		return 0;
 	if (n < (ssize_t)offsetof(struct relay_message, text))
 		return -EPIPE;
