@@ -205,6 +205,12 @@ def load(build, folder, _guard):
 
 
 @pytest.fixture
+def tell(record_property):
+    """tell(text): a line of the report, whether the test passes or not."""
+    return lambda text: record_property("told", text)
+
+
+@pytest.fixture
 def compile_c(build):
     """compile_c(source text or pathlib.Path) compiles a program against this build's libsegue."""
     return build.compile
@@ -280,6 +286,14 @@ class UnitCase(pytest.Item):
 
 
 # The count.
+
+
+def pytest_terminal_summary(terminalreporter):
+    for reports in list(terminalreporter.stats.values()):
+        for report in reports:
+            for name, text in getattr(report, "user_properties", []):
+                if name == "told" and report.when == "call":
+                    terminalreporter.write_line(text)
 
 
 class Results:

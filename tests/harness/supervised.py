@@ -56,7 +56,8 @@ class Supervised(Service):
             for stat in processes.children(mine.pid):
                 self._sessions.add(stat.session)
         for event in self.log.find("started"):
-            self._sessions.add(event["pid"])
+            if "pid" in event:
+                self._sessions.add(event["pid"])
         return {self.session, *self._sessions}
 
     @property
