@@ -39,13 +39,31 @@ int excerpt_add(struct excerpt *excerpt, const char *data, size_t size)
 	return 0;
 }
 
-bool excerpt_find(const struct excerpt *excerpt, const regex_t *pattern, const char **ret_text,
+/* A line of a head ends with CR LF; "$" and ".*" are meant to end before both. */
+static void end_lines(struct excerpt *excerpt)
+{
+	size_t size = 0;
+
+	for (size_t i = 0; i < excerpt->size; i++) {
+		bool ends = i + 1 < excerpt->size && memcmp(&excerpt->bytes[i], "\r\n", 2) == 0;
+
+		if (!ends)
+			excerpt->bytes[size++] = excerpt->bytes[i];
+	}
+	excerpt->size = size;
+}
+
+bool excerpt_find(struct excerpt *excerpt, const regex_t *pattern, const char **ret_text,
                   size_t *ret_size)
 {
-	regmatch_t matches[2] = { { .rm_so = 0, .rm_eo = (regoff_t)excerpt->size } };
+	regmatch_t matches[2];
 	const regmatch_t *match = &matches[pattern->re_nsub ? 1 : 0];
 
-	if (!excerpt->bytes || regexec(pattern, excerpt->bytes, 2, matches, REG_STARTEND) != 0)
+	if (!excerpt->bytes)
+		return false;
+	end_lines(excerpt);
+	matches[0] = (regmatch_t){ .rm_so = 0, .rm_eo = (regoff_t)excerpt->size };
+	if (regexec(pattern, excerpt->bytes, 2, matches, REG_STARTEND) != 0)
 		return false;
 	if (match->rm_so < 0)
 		return false;

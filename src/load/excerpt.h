@@ -24,12 +24,12 @@ void excerpt_clear(struct excerpt *excerpt);
 int excerpt_add(struct excerpt *excerpt, const char *data, size_t size);
 
 /**
- * excerpt_find - looks for a pattern
+ * excerpt_find - looks for a pattern in a whole answer, whose lines end with LF from then on
  *
  * Returns: whether it is there; @ret_text (within the excerpt) is what the first pair of
  *          parentheses matches, or the pattern where it has none
  */
-bool excerpt_find(const struct excerpt *excerpt, const regex_t *pattern, const char **ret_text,
+bool excerpt_find(struct excerpt *excerpt, const regex_t *pattern, const char **ret_text,
                   size_t *ret_size);
 
 #endif

@@ -66,11 +66,16 @@ static int keep(struct response *response, const char *data, size_t size)
 	return 0;
 }
 
+/* It is shown on terminals: nothing that one could obey is kept. */
 static void note_counted(struct response *response, const char *text, size_t size)
 {
 	if (size > sizeof(response->counted))
 		size = sizeof(response->counted);
-	memcpy(response->counted, text, size);
+	for (size_t i = 0; i < size; i++) {
+		unsigned char byte = (unsigned char)text[i];
+
+		response->counted[i] = byte < ' ' || byte == 0x7f ? ' ' : (char)byte;
+	}
 	response->counted_size = (uint8_t)size;
 	response->has_counted = true;
 }

@@ -239,14 +239,17 @@ def test_a_generation_that_is_never_told_is_null(run):
         (["--generation-pattern", "number ([0-9]+)"], ["1", "2"]),
         (["--generation-pattern", "number [0-9]+"], ["number 1", "number 2"]),
         (["--generation-pattern", "^Version: (v[0-9])"], ["v1", "v2"]),
+        (["--generation-pattern", "^Version: (.*)"], ["v1", "v2"]),
+        (["--generation-pattern", "v[0-9]$"], ["v1", "v2"]),
+        (["--generation-pattern", "[0-9], .*"], ["1, with a  [31m!", "2, with a  [31m!"]),
     ],
-    ids=["header", "counted", "body", "whole", "head"],
+    ids=["header", "counted", "body", "whole", "head", "rest-of-line", "end-of-line", "escapes"],
 )
 def test_the_next_generation_is_known_by_a_header_or_a_pattern(run, generation, options, expected):
     def script(connection):
         while connection.request() is not None:
             number = generation()
-            chunk = b"this is number %d, with a \0" % number
+            chunk = b"this is number %d, with a \033[31m!\0" % number
             whole = b"HTTP/1.1 200 OK\r\nVersion: v%d\r\nTransfer-Encoding: chunked\r\n\r\n" % number
             for byte in chunk:
                 whole += b"1\r\n%c\r\n" % byte
