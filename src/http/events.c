@@ -138,19 +138,17 @@ struct order {
 
 /* There is no way on without an order: a generation would not accept, or not let go. Where there
  * is no memory these are taken, one of each kind for each loop. */
-static struct order *spare_at(const struct segue_http_server *server, unsigned int index)
+static size_t spare_size(const struct segue_http_server *server)
 {
 	size_t size = sizeof(struct order) + server->listener_count * sizeof(int);
 
-	size = (size + alignof(struct order) - 1) / alignof(struct order) * alignof(struct order);
-	return (struct order *)(server->spare_orders + index * size);
+	return (size + alignof(struct order) - 1) / alignof(struct order) * alignof(struct order);
 }
 
 static int make_spares(struct segue_http_server *server)
 {
 	server->spares = server->loop_count * (CUT + 1);
-	server->spare_orders = calloc(1, (size_t)((char *)spare_at(server, server->spares) -
-	                                          (char *)spare_at(server, 0)));
+	server->spare_orders = calloc(server->spares, spare_size(server));
 	return server->spare_orders ? 0 : -ENOMEM;
 }
 
@@ -163,7 +161,7 @@ static struct order *order_new(struct segue_http_server *server)
 		return order;
 	}
 	for (unsigned int i = 0; i < server->spares; i++) {
-		order = spare_at(server, i);
+		order = (struct order *)(server->spare_orders + i * spare_size(server));
 		if (order->taken)
 			continue;
 		order->spare = order->taken = true;
