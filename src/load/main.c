@@ -116,6 +116,15 @@ static int write_report(const struct page *page)
 	return -1;
 }
 
+/* Half a result must not pass for a good one. */
+static int end_output(void)
+{
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return 0;
+	fprintf(stderr, "segue-load: the result could not be written whole to standard output\n");
+	return -1;
+}
+
 /* What is said goes above the display, which is drawn again at once. */
 
 static struct display display;
@@ -174,6 +183,8 @@ static int run(const struct options *options, const struct target *target,
 		report_result(&load);
 		page->load = &load;
 		status = write_report(page) < 0 ? EXIT_CANNOT_RUN : exit_status(&load);
+		if (end_output() < 0)
+			status = EXIT_CANNOT_RUN;
 	}
 	load_done(&load);
 	return status;

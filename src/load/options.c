@@ -509,7 +509,7 @@ static const char help_end[] =
 	"\n"
 	"Exit status: 0 nothing lost; 1 more than --max-lost requests lost or connections closed\n"
 	"unannounced while idle; 2 wrong usage; 3 it could not run, could not write the\n"
-	"report or met a limit of its own; 4 a command of --restart failed.\n";
+	"report or the result, or met a limit of its own; 4 a command of --restart failed.\n";
 
 static void print_option(FILE *out, const struct option_info *info)
 {

@@ -852,6 +852,15 @@ def test_an_unknown_host_and_wrong_usage_have_their_own_exit_codes(program):
     assert code("--version") == 0
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["text", "json"])
+def test_a_result_that_cannot_be_written_is_no_good_one(program, options):
+    with Server(serving(answer())) as server, open("/dev/full", "w", encoding="ascii") as full:
+        done = subprocess.run([program, *options, "--requests", "4", server.url], stdout=full,
+                              stderr=subprocess.PIPE, check=False, text=True, timeout=LIMIT)
+    assert done.returncode == 3
+    assert done.stderr == "segue-load: the result could not be written whole to standard output\n"
+
+
 def test_the_text_result_says_it_in_a_sentence(program):
     def text(server, *options):
         done = subprocess.run(
