@@ -265,6 +265,18 @@ static void on_serve(struct segue_http_server *server, bool again)
 		server->options.serves(server, server->options.ctx);
 }
 
+/* It serves again, or has done so and now gets a listener back that could not be bound at once. */
+static void on_resume(struct segue_http_server *server)
+{
+	if (atomic_load(&server->leaving)) {
+		on_serve(server, true);
+		return;
+	}
+	find_listeners(server);
+	order_all(server, ACCEPT);
+	sgh_log(server, "relistening", NULL, "listens again where it could not at once");
+}
+
 struct drop {
 	struct sgh_message message;
 	unsigned int loop; /* whose turn it is */
@@ -462,7 +474,7 @@ static void on_event(struct segue_http_server *server, const struct segue_event 
 		on_serve(server, false);
 		break;
 	case SEGUE_EVENT_RESUME:
-		on_serve(server, true);
+		on_resume(server);
 		break;
 	case SEGUE_EVENT_DRAIN:
 		on_drain(server, event);

@@ -290,6 +290,28 @@ def test_an_address_that_somebody_has_taken_meanwhile_is_bound_again_when_it_is_
     assert one.held() == held
 
 
+def test_a_program_of_the_module_listens_again_on_what_it_gets_back_late(supervise, build):
+    """It has said before that it serves again, and does not say so twice."""
+    a, b = (("127.0.0.1", free_port()) for _ in range(2))
+    words = ["--listen", f"a={a[0]}:{a[1]}"]
+    one = supervise("--drain-timeout", "1h", listen=None, own_listen=(words[1], f"b={b[0]}:{b[1]}"))
+    one.expected_exits = {0, -signal.SIGKILL}
+    (first,) = one.workers()
+    with Connection(a) as busy:
+        busy.send(b"POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n")
+        hello = [build.program("hello"), *words, "--log-format", "json"]
+        assert one.ask("upgrade", "--no-wait", "--", *hello).code == 0
+        one.log.wait_for("draining", pid=first["pid"])
+        with socket.create_server(b):
+            (second,) = one.workers(2)
+            one.send(signal.SIGKILL, second["pid"])
+            one.log.wait_for("resumed", pid=first["pid"])
+        one.log.wait_for("relistening", pid=first["pid"])
+        assert get(b).pid == get(a).pid == first["pid"]
+        assert len([event for event in one.log.find("resumed") if not event.get("service")]) == 1
+        assert busy.send(b"y").response().status == 200
+
+
 # Those of the supervisor.
 
 
