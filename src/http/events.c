@@ -248,6 +248,7 @@ static void on_serve(struct segue_http_server *server, bool again)
 	/* What the drain has come to, where it has not ended and said so itself. */
 	if (again && server->draining)
 		counts_now(server, &counts);
+	server->committed = false;
 	server->draining = false;
 	server->cutting = false;
 	atomic_store(&server->leaving, false);
@@ -268,7 +269,7 @@ static void on_serve(struct segue_http_server *server, bool again)
 /* It serves again, or has done so and now gets a listener back that could not be bound at once. */
 static void on_resume(struct segue_http_server *server)
 {
-	if (atomic_load(&server->leaving)) {
+	if (server->committed) {
 		on_serve(server, true);
 		return;
 	}
@@ -448,6 +449,7 @@ static void on_upgrade(struct segue_http_server *server, const struct segue_even
 		on_upgrade_ended(server, event);
 		break;
 	case SEGUE_EVENT_COMMIT:
+		server->committed = true;
 		order_all(server, HOLD);
 		break;
 	case SEGUE_EVENT_LISTENER_DROPPED:

@@ -298,6 +298,7 @@ struct segue_http_server {
 	atomic_bool leaving; /* whoever takes the last connection away has to say so */
 	bool draining;
 	bool cutting;
+	bool committed; /* to a successor: the service may come back */
 	bool gone;
 	unsigned int orders; /* to the loops, about the drain, that are not yet carried out */
 	char *spare_orders;  /* for where there is no memory; see events.c */
