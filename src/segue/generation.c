@@ -236,6 +236,8 @@ static void take_place(struct worker *worker)
 	slot->leaving = slot->worker;
 	slot->worker = worker;
 	worker->replaces = false;
+	/* A successor that has started meanwhile did not meet it. */
+	meet_all(worker, true);
 	worker_post(worker, WORKER_EVENT_COMMIT);
 	if (worker_lives(slot->leaving) && !worker_is_committed(slot->leaving))
 		worker_post(slot->leaving, WORKER_EVENT_ABANDON);

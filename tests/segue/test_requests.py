@@ -352,6 +352,25 @@ def test_a_worker_is_replaced_under_load_and_nothing_is_lost(supervise, load):
     assert service.ask("restart", 3).code == 3
 
 
+def test_a_worker_that_is_replaced_during_an_upgrade_hands_over_like_any_other(held_upgrade):
+    one, let = held_upgrade("--workers", 2)
+    upgrade = one.service.popen("upgrade", "--json")
+    one.log.wait_for("gate")
+    one.configure()
+    assert one.service.ask("restart", 0).code == 0
+    replacement, owners, clients = one.pids(1)[0], set(), []
+    while replacement not in owners:
+        clients.append(Connection(one.address))
+        owners.add(clients[-1].get().pid)
+    let()
+    out, err = upgrade.communicate(timeout=30)
+    assert upgrade.returncode == 0, (out, err)
+    for client in clients:
+        answer = client.again().get()
+        assert answer.header("Connection") is None and answer.pid in one.pids()
+        client.close()
+
+
 def test_a_replacement_that_fails_leaves_the_worker_in_its_place(run):
     one = run("--workers", 2)
     with unharmed(one):
