@@ -62,6 +62,21 @@ def nothing_cut(service):
     assert not [event for event in drained if event["cut_requests"] or event["cut_idle"]]
 
 
+def nothing_lost(running, generation):
+    """Ends the load: nothing was lost, nothing closed, nobody went back to an older generation; the
+    answers of each generation."""
+    result = running.stop()
+    assert result.lost == 0 and result.closed == 0, result
+    assert result["ok"] == result["requests"] and result["not_started"] == 0, result
+    assert result["header"]["connections_backwards"] == 0, result["header"]
+    assert result["header"]["missing"] == 0
+    answered = {int(value): number for value, number in result.answers.items()}
+    assert set(answered) <= set(range(1, generation + 1)) and generation in answered
+    for shape, of_shape in result["shapes"].items():
+        assert of_shape["requests"] >= 2 * of_shape["connections"], f"{shape}: hardly any load"
+    return answered
+
+
 class Crowd:
     """Many connections, each with at most one answer due: all ask at once, and each answer is
     awaited by one epoll. An end of file, a reset and bytes that nobody asked for are errors."""

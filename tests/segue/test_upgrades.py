@@ -13,23 +13,9 @@ import pytest
 
 from harness.http import Connection
 from turns import WAYS, ask, gone, unharmed
-from upgrades import COUNTED, SHAPES, SHARE, Witnesses, meet_load, nothing_cut
+from upgrades import COUNTED, SHAPES, SHARE, Witnesses, meet_load, nothing_cut, nothing_lost
 
 ANY_PORT = "tcp://127.0.0.1:0"
-
-
-def nothing_lost(running, generation):
-    """Ends the load: nothing was lost, nothing closed, nobody went back to an older generation."""
-    result = running.stop()
-    assert result.lost == 0 and result.closed == 0, result
-    assert result["ok"] == result["requests"] and result["not_started"] == 0, result
-    assert result["header"]["connections_backwards"] == 0, result["header"]
-    assert result["header"]["missing"] == 0
-    answered = {int(value): number for value, number in result.answers.items()}
-    assert set(answered) <= set(range(1, generation + 1)) and generation in answered
-    for shape, of_shape in result["shapes"].items():
-        assert of_shape["requests"] >= 2 * of_shape["connections"], f"{shape}: hardly any load"
-    return answered
 
 
 def upgrades_in_a_row(service, load, count, before_each=lambda: None, way=lambda: "command"):
