@@ -40,6 +40,8 @@ class Pair:
         self.notify = None
         self.namespace = False
         self.again = True  # another upgrade is tried where the first one failed
+        self.asks = False  # there is other load
+        self.load = None  # which is then a Load
 
     def begin(self, **options):
         """Generation 1 with connections between requests, some in the middle of one."""
@@ -47,6 +49,8 @@ class Pair:
         self.a = self.actor.first
         self.fresh = kinds(self.a.pid)
         self.connect("idle", IDLE)
+        if self.asks:
+            self.load = self.actor.load()
         return self
 
     def connect(self, name, count):
@@ -275,6 +279,23 @@ def draining_with_connections_on_the_move(pair, action, role):
     pair.release.append(held.release)
 
 
+@scene("draining")
+def draining_as_requests_finish(pair, action, role):
+    """Connections that have just become idle are on the move, behind others that were idle before."""
+    pair.begin()
+    finishing = [pair.hold_busy(f"finishing{at}") for at in range(20)]
+    pair.busy.clear()
+    pair.hold_busy("busy")
+    held = pair.actor.hold(2, "ready-hold")
+    pair.upgrade()
+    pair.b = pair.actor.process(held.wait())
+    pair.actor.log.wait_for("drain", generation=1)
+    for client in finishing:
+        assert client.again().raw(b"go\n").read().pid == pair.a.pid
+    pair.idle += finishing
+    pair.release.append(held.release)
+
+
 @scene("cutting")
 def cutting(pair, action, role):
     pair.actor.order("*", "drain-timeout", 500).order(1, "drained", "never")
@@ -380,23 +401,42 @@ def check_idle(pair, client, dead):
         else:
             answer = client.again().ask()
     except Closed:
-        log = pair.actor.log
-        if dead and pair.serves["both" if len(dead) == 2 else min(dead)]:
-            pair.actor.read_log()
-        if dead == {"a"}:
-            assert not log.find("adopted", client=client.name, generation=2), (
-                f"{client} was the successor's, which was not killed"
-            )
-        elif dead == {"b"}:
-            taken = log.find("taken", client=client.name, generation=1)
-            assert taken or client.name.startswith("late"), (
-                f"{client} was the predecessor's, which was not killed"
-            )
-        else:
-            assert dead == {"a", "b"} or pair.cut, f"{client} was closed, and nobody was killed"
+        check_closed(pair, client, dead)
         return None
     assert answer.pid not in {pair.role(name).pid for name in dead}
     return answer
+
+
+def check_closed(pair, client, dead):
+    """It was the killed process's, by what both say of it."""
+    log = pair.actor.log
+    if dead and pair.serves["both" if len(dead) == 2 else min(dead)]:
+        pair.actor.read_log()
+    if dead == {"a"}:
+        assert not log.find("adopted", client=client.name, generation=2), (
+            f"{client} was the successor's, which was not killed"
+        )
+    elif dead == {"b"}:
+        taken = log.find("taken", client=client.name, generation=1)
+        assert taken or client.name.startswith("late"), (
+            f"{client} was the predecessor's, which was not killed"
+        )
+    else:
+        assert dead == {"a", "b"} or pair.cut, f"{client} was closed, and nobody was killed"
+
+
+def check_load(pair, role, dead):
+    """Other load: nobody is refused as long as somebody serves; closed is what the killed process had,
+    and of the clients with a connection for each request the one that it was about to answer."""
+    load = pair.load
+    if serving_process(pair, role, dead) is None:
+        load.stop()
+        return
+    for client in load.end():
+        client.close()
+    assert load.fresh_closed <= len(dead)
+    for client in load.closed:
+        check_closed(pair, client, dead)
 
 
 def check_busy(pair, client, dead, owner):
@@ -489,6 +529,9 @@ def finish_ending(pair, dead):
     for client in pair.busy:
         client.close()
     pair.actor.service.wait_end()
+    if pair.load:
+        # Whoever it asked may have closed, or nobody was there any more; nothing else.
+        pair.load.stop()
 
 
 def expected_codes(pair, dead, abandoned):
@@ -507,7 +550,13 @@ def cases():
     for name, (state, roles, _) in SCENES.items():
         for role in roles:
             for action in ("kill", "stop", "stop-kill"):
-                yield pytest.param(name, role, action, id=f"{name}-{role}-{action}")
+                for load in ("alone", "load"):
+                    # With other load the short form has one kill of each scene, now of the one, now
+                    # of the other.
+                    sample = action == "kill" and role == roles[len(name) % min(2, len(roles))]
+                    marks = [pytest.mark.long] if load == "load" and not sample else []
+                    yield pytest.param(name, role, action, load, marks=marks,
+                                       id=f"{name}-{role}-{action}-{load}")
 
 
 def abandoned(pair):
@@ -516,9 +565,10 @@ def abandoned(pair):
     return failed | pair.orphans | ({pair.b.pid} if pair.namespace else set())
 
 
-@pytest.mark.parametrize("name, role, action", cases())
-def test_the_service_outlives(actor, name, role, action):
+@pytest.mark.parametrize("name, role, action, load", cases())
+def test_the_service_outlives(actor, name, role, action, load):
     pair = Pair(actor)
+    pair.asks = load == "load"
     _, _, setup = SCENES[name]
     held = setup(pair, action, role)
     if held is not None:
@@ -530,6 +580,8 @@ def test_the_service_outlives(actor, name, role, action):
             release()
     dead = {"a", "b"} if role == "both" else {role}
     dead = {one for one in dead if pair.role(one) is not None and action != "stop"}
+    if pair.load and not pair.ends:
+        check_load(pair, role, dead)
     if pair.ends:
         finish_ending(pair, dead)
     else:

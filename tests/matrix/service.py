@@ -11,6 +11,7 @@ import pytest
 
 from harness import processes
 from harness.deadline import Expired, until
+from matrix.load import Load
 
 PROGRAM = "tests/matrix/actor"
 
@@ -195,6 +196,19 @@ class Actor:
         client = Client(self.address, name, deadline)
         self.clients.append(client)
         return client
+
+    def load(self):
+        """Other load, of named clients."""
+
+        def ask(client):
+            client.again().ask()
+            return True
+
+        def fresh():
+            with Client(self.address) as client:
+                client.ask()
+
+        return Load([self.connect(f"load{at}") for at in range(6)], ask, fresh, Closed)
 
     def upgrade(self):
         """Asks for an upgrade and waits for nothing."""

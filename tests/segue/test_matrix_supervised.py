@@ -18,6 +18,7 @@ from functional import HOLD, eventually
 from harness import processes
 from harness.builds import ROOT
 from harness.http import Closed, Connection, request
+from matrix.load import Load
 from scenes import Run, family
 
 KILLED = (None, -signal.SIGKILL)
@@ -65,6 +66,20 @@ class Client(Connection):
         return self.take(self.response())
 
 
+def start_load(address):
+    """Other load, each of whose clients knows who answered it last."""
+
+    def ask(client):
+        client.owners = {client.finish().pid}
+        return not client.leaves
+
+    def fresh():
+        with Connection(address) as one:
+            one.get()
+
+    return Load([Client(address) for _ in range(6)], ask, fresh, Closed)
+
+
 class Held:
     """A service held in a state."""
 
@@ -81,14 +96,15 @@ class Held:
         self.dead = set()  # besides whom the test kills
         self.ends = False  # the service is ending anyway
         self.cut = False  # what is open is closed by force
-        self.restarts = True
+        self.asks = False  # there is other load
+        self.load = None  # which is then a Load
         self.gate = folder / "gate"
         os.mkfifo(self.gate)
         self.fifo = os.open(self.gate, os.O_RDWR | os.O_CLOEXEC)
 
     def close(self):
         os.close(self.fifo)
-        for client in self.idle + self.busy:
+        for client in self.idle + self.busy + (self.load.clients if self.load else []):
             client.close()
         if self.upgrading is not None and self.upgrading.poll() is None:
             self.upgrading.kill()
@@ -104,6 +120,8 @@ class Held:
         for client in self.idle[::2]:
             client.half()
         self.hold_busy(self.a)
+        if self.asks:
+            self.load = start_load(self.one.address)
         return self.one
 
     def hold_busy(self, pids):
@@ -222,6 +240,26 @@ def draining_on_the_move(held):
     held.code = {"successor": 1 if held.workers == 1 else 0}
     if held.role == "predecessor":
         # It may have sent what nobody has acknowledged; else the sender has it still.
+        for client in held.idle:
+            client.owners |= set(held.b)
+
+
+@scene("worker draining")
+def draining_as_requests_finish(held):
+    """Connections that have just become idle are on the move, behind others that were idle before."""
+    held.begin()
+    for _ in range(5):
+        held.hold_busy(held.a)
+    held.at_gate("serve", count=held.workers)
+    held.b = held.serving(2)
+    for at in range(held.workers):
+        held.one.worker("draining", generation=1, worker=at)
+    while held.busy:
+        client = held.busy.pop()
+        assert client.finish().pid in client.owners
+        held.idle.append(client)
+    held.code = {"successor": 1 if held.workers == 1 else 0}
+    if held.role == "predecessor":
         for client in held.idle:
             client.owners |= set(held.b)
 
@@ -386,6 +424,18 @@ def check_busy(held):
             client.close()
 
 
+def check_load(held):
+    """Other load: nobody is refused as long as the service goes on; closed is what was the killed
+    process's, or had moved to it since its last answer."""
+    load = held.load
+    for client in load.end():
+        assert not client.leaves or held.dead
+        client.close()
+    assert load.fresh_closed <= len(held.dead)
+    for client in load.closed:
+        assert held.cut or (client.owners | set(held.b)) & held.dead, f"one of {client.owners} closed"
+
+
 def check_idle(held):
     """The ones that live."""
     alive = []
@@ -407,6 +457,9 @@ def finish_ending(held):
     service = held.one.service
     service.wait_end()
     assert service.members() == []
+    if held.load:
+        # Whoever it asked may have closed, or nobody was there any more; nothing else.
+        held.load.stop()
 
 
 def finish(held):
@@ -443,9 +496,21 @@ def cases():
                     # One of each in the short form; with several workers where it is the death
                     # that makes the difference.
                     short = action == "kill" or (action == "stop" and workers == numbers[-1])
-                    yield pytest.param(name, workers, role, action,
-                                       marks=[] if short else [pytest.mark.long],
-                                       id=f"{name}-{workers}-{role}-{action}")
+                    yield case(name, workers, role, action, "alone", short)
+                    # With other load one kill of each scene, now of the one, now of the other.
+                    sample = (workers, role) == (numbers[-1], roles[len(name) % len(roles)])
+                    if states_hold_load(name):
+                        yield case(name, workers, role, action, "load", action == "kill" and sample)
+
+
+def case(*words_and_short):
+    *words, short = words_and_short
+    return pytest.param(*words, marks=[] if short else [pytest.mark.long], id="-".join(map(str, words)))
+
+
+def states_hold_load(name):
+    """There is somebody whom the load could ask."""
+    return name != "the-first-starts"
 
 
 @pytest.fixture
@@ -463,11 +528,12 @@ def hold(supervise, folder):
         held.close()
 
 
-@pytest.mark.parametrize("name, workers, role, action", cases())
-def test_the_service_outlives(hold, monkeypatch, name, workers, role, action):
+@pytest.mark.parametrize("name, workers, role, action, load", cases())
+def test_the_service_outlives(hold, monkeypatch, name, workers, role, action, load):
     # The leak sanitizer calls it a finding when it is killed at its work, or traced.
     monkeypatch.setenv("ASAN_OPTIONS", os.environ["ASAN_OPTIONS"] + ":detect_leaks=0")
     held = hold(workers, role, action)
+    held.asks = load == "load"
     SCENES[name][3](held)
     service = held.one.service
     service.sessions()
@@ -476,7 +542,10 @@ def test_the_service_outlives(hold, monkeypatch, name, workers, role, action):
     finally:
         for release in held.release:
             release()
-    if held.ends or (role == "supervisor" and action != "stop"):
+    ends = held.ends or (role == "supervisor" and action != "stop")
+    if held.load and not ends:
+        check_load(held)
+    if ends:
         finish_ending(held)
     else:
         finish(held)
