@@ -221,7 +221,7 @@ bool sg_upstream_handshake(struct peer *peer, struct sg_message *message, int *f
 	struct segue *segue = peer->segue;
 	int r;
 
-	if (segue->opened)
+	if (segue->opened || !peer->greeted)
 		return false;
 	switch (message->type) {
 	case SG_MESSAGE_LISTENER:
