@@ -62,13 +62,6 @@ const char *table_worker_event_text(enum worker_event event)
 	return texts[event];
 }
 
-const char *table_worker_action_text(enum worker_action action)
-{
-	static const char *const texts[] = { WORKER_ACTIONS(TEXT2) };
-
-	return texts[action];
-}
-
 const char *table_worker_limit(enum worker_state state)
 {
 	static const char *const limits[] = { WORKER_STATES(LIMIT3) };
@@ -88,13 +81,6 @@ const char *table_service_event_text(enum service_event event)
 	static const char *const texts[] = { SERVICE_EVENTS(TEXT2) };
 
 	return texts[event];
-}
-
-const char *table_service_action_text(enum service_action action)
-{
-	static const char *const texts[] = { SERVICE_ACTIONS(TEXT2) };
-
-	return texts[action];
 }
 
 const char *table_service_limit(enum service_state state)

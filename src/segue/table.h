@@ -205,10 +205,8 @@ struct service_step table_service(enum service_state state, enum service_event e
 
 const char *table_worker_state_text(enum worker_state state);
 const char *table_worker_event_text(enum worker_event event);
-const char *table_worker_action_text(enum worker_action action);
 const char *table_service_state_text(enum service_state state);
 const char *table_service_event_text(enum service_event event);
-const char *table_service_action_text(enum service_action action);
 
 /* "start", "drain", "kill", "reap", "preflight", "abandon" or "none". */
 const char *table_worker_limit(enum worker_state state);
