@@ -17,8 +17,9 @@ FLAGS = {
     "plain": [],
     "sanitized": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "threads": ["-fsanitize=thread"],
-    # As tools/build: the counters are a file that every process maps.
-    "coverage": ["-fprofile-instr-generate={folder}/profiles/%c%m.profraw", "-mllvm",
+    # As tools/build, but with a file for each program: %m tells programs apart by the sizes of what
+    # they are made of, and these are much alike.
+    "coverage": ["-fprofile-instr-generate={folder}/profiles/{name}-%c%m.profraw", "-mllvm",
                  "-runtime-counter-relocation"],
 }
 COMPILERS = {"coverage": "clang"}
@@ -87,7 +88,8 @@ class Build:
         source.write_text(text)
         unfinished = result.with_suffix(".part")
         command = [COMPILERS.get(self.name, "gcc"), f"-std={standard}", "-g", *WARNINGS]
-        command += [flag.replace("{folder}", str(self.folder)) for flag in FLAGS[self.name]]
+        command += [flag.replace("{folder}", str(self.folder)).replace("{name}", result.name)
+                    for flag in FLAGS[self.name]]
         command += ["-D_GNU_SOURCE", *(f"-D{define}" for define in defines)]
         command += ["-I", ROOT / "include", "-o", unfinished, source, *libraries, "-pthread"]
         if http:
