@@ -22,6 +22,7 @@ import time
 
 import pytest
 
+from harness import processes
 from harness.builds import ROOT
 from misbehaving import Server, answer
 
@@ -297,7 +298,7 @@ def test_a_later_failure_and_losses_are_both_told(run, generation):
     assert done.restarts[1]["lost"] > 0
 
 
-def test_a_command_that_hangs_is_killed_with_all_that_it_started(run, generation, folder):
+def test_a_command_that_hangs_is_killed_with_all_that_it_started(run, generation, folder, reap):
     with Server(generation.script) as server:
         done = run(server, f"echo waiting; sleep 100 & echo $$ $! > {folder}/pids; wait",
                    "--restart-timeout", "300ms")
@@ -317,7 +318,7 @@ def test_no_two_commands_run_at_once(run, generation, folder):
     assert all(restart["command_ms"] >= 300 for restart in done.restarts)
 
 
-def test_what_a_command_leaves_running_may_go_on_writing(run, generation, folder):
+def test_what_a_command_leaves_running_may_go_on_writing(run, generation, folder, reap):
     for name in ("go", "alive"):
         os.mkfifo(folder / name)
     left = f"(read x < {folder}/go; echo out; echo err >&2; echo alive > {folder}/alive) & echo started"
@@ -327,7 +328,7 @@ def test_what_a_command_leaves_running_may_go_on_writing(run, generation, folder
     with open(folder / "go", "w", encoding="ascii") as go:
         go.write("now\n")
     assert (folder / "alive").read_text() == "alive\n"
-    os.waitpid(-1, 0)
+    reap()
 
 
 def test_a_command_inherits_what_segue_load_was_given(run, generation, folder):
@@ -380,7 +381,7 @@ def test_a_signal_ends_the_restarts_and_the_verdict_is_given(program, generation
     assert f"{len(result['restarts'])} of 1000 restarts (interrupted)" in page.read_text()
 
 
-def test_a_command_that_runs_is_waited_for_and_killed_by_a_second_signal(program, generation, folder):
+def test_a_command_that_runs_is_waited_for_and_killed_by_a_second_signal(program, generation, folder, reap):
     os.mkfifo(folder / "started")
     with Server(generation.script) as server:
         with start(program, server, *RATE, "--json", "--restart", f"echo > {folder}/started; sleep 100",
@@ -409,13 +410,18 @@ def has_ended(pid):
     return bool(ended)
 
 
+@pytest.fixture
 def reap():
-    """The test has adopted what a command had started, and waits for the end of all of it."""
-    try:
-        while True:
-            os.waitpid(-1, 0)
-    except ChildProcessError:
-        pass
+    """reap(): the test has adopted what a command had started, and waits for the end of all of it. What
+    others have left running beside it, a machine with systemd say, is not its own."""
+    others = {stat.pid for stat in processes.children()}
+
+    def wait():
+        for stat in processes.children():
+            if stat.pid not in others:
+                os.waitpid(stat.pid, 0)
+
+    return wait
 
 
 def sockets(pid):
