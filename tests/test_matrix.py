@@ -40,6 +40,7 @@ class Pair:
         self.notify = None
         self.namespace = False
         self.again = True  # another upgrade is tried where the first one failed
+        self.listens = None  # who alone has the listener
         self.asks = False  # there is other load
         self.load = None  # which is then a Load
 
@@ -129,6 +130,7 @@ def upgrading(pair, action, role):
     held = pair.actor.hold("*", "open-hold")
     pair.upgrade()
     pair.b = pair.actor.process(held.wait())
+    pair.listens = "a"
     pair.release.append(held.release)
     pair.actor.wait_state("upgrading", 1)
 
@@ -429,10 +431,13 @@ def check_load(pair, role, dead):
     """Other load: nobody is refused as long as somebody serves; closed is what the killed process had,
     and of the clients with a connection for each request the one that it was about to answer."""
     load = pair.load
-    if serving_process(pair, role, dead) is None:
+    who = serving_process(pair, role, dead)
+    if who is None:
         load.stop()
         return
-    for client in load.end():
+    pair.actor.log.wait_for("state", pid=who.pid, to="serving")
+    # A successor that has not been heard yet has no listener: it binds its own.
+    for client in load.end(may_be_refused=pair.listens in dead):
         client.close()
     assert load.fresh_closed <= len(dead)
     for client in load.closed:
