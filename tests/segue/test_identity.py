@@ -127,9 +127,8 @@ def freeze(pid):
     return thread
 
 
+@pytest.mark.plain  # The leak sanitizer would wait for the frozen thread.
 def test_a_disk_that_does_not_answer_holds_up_neither_upgrade_nor_stop(run, build, folder):
-    if build.sanitized:
-        pytest.skip("the leak sanitizer waits for the frozen thread")
     path = put_large(build, folder / "app")
     one = run(program=path)
     thread = freeze(one.pid)
