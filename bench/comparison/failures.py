@@ -12,7 +12,7 @@ from comparison.services import Refused, ask
 from harness import processes
 
 HOW = {"missing": "is missing", "exits": "exits at once", "hangs": "hangs"}
-WATCHED = {"missing": 4.0, "exits": 4.0, "hangs": 7.0}  # seconds
+WATCHED = {"missing": 3.5, "exits": 3.5, "hangs": 6.5}  # seconds
 UNTOUCHED = 1.0  # the same where a check has refused, and nothing was signalled
 PAUSE = 0.05
 WORDS = "config.yml: no such file"  # what the version that exits says itself

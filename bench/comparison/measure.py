@@ -24,7 +24,7 @@ SHAPES = {
     "slow": ("kept, GET that takes 300 ms", 8, ("--keepalive", 8), True),
 }
 RESTARTS = 3  # in each part of a repetition; 1 of a quick one
-CYCLE = 1.6  # seconds from one restart under load to the next, at least: each connection has asked again
+CYCLE = 1.4  # seconds from one restart under load to the next, at least: each connection has asked again
 EVEN = ("--new", 5, "--keepalive", 25, "--rate", 500)
 ENDLESS = ("--duration", "1h")  # it is stopped
 STEADY = 1.5
@@ -61,7 +61,7 @@ def quiet(peer, count):
 
 def efficiency(build, folder, peer, seconds):
     """Answers for each CPU second of the peer, at 64 connections in closed loop."""
-    with load(build, folder, peer, "--keepalive", 64, "--duration", f"{seconds}s") as running:
+    with load(build, folder, peer, "--keepalive", 64, "--duration", f"{seconds * 1000:g}ms") as running:
         before = peer.cpu_seconds()
         result = running.result(seconds + 30)
         used = peer.cpu_seconds() - before
@@ -159,7 +159,7 @@ def repetition(build, top, make, backend, quick=False):
         peer.start()
         count = 1 if quick else RESTARTS
         return {"memory": peer.memory(), "quiet": quiet(peer, count),
-                "efficiency": efficiency(build, folder, peer, 1 if quick else 2),
+                "efficiency": efficiency(build, folder, peer, 1 if quick else 1.5),
                 "even": even(build, folder, peer, count), "losses": losses(build, folder, peer, count)}
     finally:
         peer.stop()

@@ -125,6 +125,7 @@ class SupervisedGo(Supervision):
     summary = ("examples/servers/hello.go, which knows nothing of Segue: it takes LISTEN_FDS over, says READY=1, "
                "and gives each kept connection 5 s for one last answer")
     slow = "/hello?delay=300ms"
+    alike = "segue-run"
     sources = (ROOT / "examples/servers/hello.go",)
 
     @classmethod

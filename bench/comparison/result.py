@@ -193,7 +193,7 @@ def failures(figures):
     rows = []
     for peer in figures["peers"]:
         if found := figures["failures"].get(peer["key"]):
-            rows.append([peer["title"], *(words(found[how]) if how in found else "" for how in HOW)])
+            rows.append([peer["title"], *(words(found[how]) for how in HOW)])
     done = []
     for how, found in HOW.items():
         ways = {}
