@@ -308,7 +308,9 @@ class GunicornUpgrade(Gunicorn):
         return set()
 
     def signal(self):
-        self.first = self.service.pid
+        # The master that has no other above it; gunicorn.pid is absent while the new one renames its own.
+        (self.first,) = {stat.pid for stat in self.service.members()
+                         if not stat.zombie and stat.parent not in self.pids()}
         send(self.first, signal.SIGUSR2)
 
     def answered(self):

@@ -42,7 +42,8 @@ def around(values, form):
 
 
 def count(values):
-    return around(values, "{:.0f}" if all(value == int(value) for value in values) else "{:.1f}")
+    whole = statistics.median(values) >= 100 or all(value == int(value) for value in values)
+    return around(values, "{:,.0f}" if whole else "{:.1f}")
 
 
 def milliseconds(values):
@@ -256,7 +257,9 @@ asked again in between. Each GET and POST is answered with the same 13 bytes.
 whoever closes connections between two requests; the new connections and the 1,000 come at a fixed rate.
 A connection that is closed with an announcement
 (`Connection: close` in its last answer) costs its client a new connection; one that is closed without may cost it
-a request, and the lost ones above are those where it did."""
+a request, and the lost ones above are those where it did. Of the 1,000 a closed one is opened again when its next
+request is due; where they close late, after their next answer, some are not open yet at the next restart, so
+that fewer are announced than there are."""
 
 TIMES = f"""## Time
 
@@ -274,15 +277,17 @@ against the slowest of {STEADY} s before. Lost requests have no latency; they st
 EFFICIENCY = """## CPU and memory
 
 Answers for each second of utime + stime of all of a peer's processes, at 64 kept connections in closed loop;
-the ratio is to nginx (those that keep no connection have to accept one for each request). Memory is the
+the ratio is to nginx (those that keep no connection have to accept one for each request). The rows of nginx are one
+server, and so are those of HAProxy: what they differ by is the machine's noise. Memory is the
 proportional set size (/proc/PID/smaps_rollup) after the start and a few requests."""
 
 FAILURES = """## When the next version fails
 
 One experiment each: asked on new connections every 50 ms throughout, a request that takes more than 0.5 s
-counts as not answered. What a log says counts as told; what a version that fails prints itself does not. Afterwards a good version is put in place and the restart is done again. The time for a version to
-be ready is set to 5 s where the peer has such a setting (Segue's --start-timeout, tableflip's
-UpgradeTimeout), so that the experiment sees the end of it; their defaults are 30 s and a minute."""
+counts as not answered. What a log says counts as told; what a version that fails prints itself does not.
+Afterwards a good version is put in place and the restart is done again. The time for a version to be ready is
+set to 5 s where the peer has such a setting (Segue's --start-timeout, tableflip's UpgradeTimeout), so that the
+experiment sees the end of it; their defaults are 30 s and a minute."""
 
 
 def page(figures, about, command, weather):
@@ -292,6 +297,7 @@ def page(figures, about, command, weather):
                     for what, number, options, _ in SHAPES.values()])
     notes = [f"n/a, {peer['title']}: {why}." for peer in figures["peers"] for why in peer["note"].values()]
     notes += [f"{peer['title']}: {peer['remark']}" for peer in figures["peers"] if peer["remark"]]
+    notes += [line for line in weather if "left out" in line]
     parts = [
         TITLE.format(command=command, runs=len(figures["runs"])),
         "## In short: per restart", short(figures)[0], "\n".join(f"* {line}" for line in short(figures)[1:]),
