@@ -110,7 +110,8 @@ static const char restarts_end[] =
 	"that moment would have been lost. The <b>slowest answer</b> counts from when its request "
 	"was sent. The <b>longest pause</b> is the longest time without a good answer on any "
 	"connection. The <b>next generation</b> is a value of the header or the pattern that no "
-	"answer had before; its first answer counts from the start of the command.</p></details>"
+	"answer had before; its first answer counts from the start of the command. Where no answer "
+	"says so it is not told (see <code>--generation-header</code>).</p></details>"
 	"</section>\n";
 
 void page_restarts(FILE *out, const struct page *page)
@@ -165,8 +166,9 @@ void page_outcomes(FILE *out, const struct page *page)
 {
 	const struct tally *tally = &page->load->client.tally;
 
-	fputs("<div class=\"pair\"><div><table><thead><tr><th scope=\"col\" class=\"text\">Outcome"
-	      "</th><th scope=\"col\">requests</th><th scope=\"col\" class=\"text\">which is</th>"
+	fputs("<div class=\"pair\"><div><table class=\"outcomes\"><thead><tr>"
+	      "<th scope=\"col\" class=\"text\">Outcome</th><th scope=\"col\">requests</th><th "
+	      "scope=\"col\" class=\"text words\">which is</th>"
 	      "</tr></thead><tbody>\n",
 	      out);
 	for (size_t i = 0; i < OUTCOMES; i++)

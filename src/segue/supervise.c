@@ -10,6 +10,7 @@
 #include "segue/supervisor.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -237,6 +238,27 @@ static int open_pid_file(struct service *service, char *reason)
 	return r;
 }
 
+/* The workers are told of the socket beside it, and may be in another directory. */
+static int name_sockets(struct service *service, const char *control, char *reason)
+{
+	char directory[PATH_MAX] = "", path[2 * PATH_MAX];
+
+	if (control[0] != '/' && getcwd(directory, sizeof(directory)) == NULL) {
+		snprintf(reason, REASON_MAX, "--control %s: the working directory: %s", control,
+		         strerror(errno));
+		return -errno;
+	}
+	snprintf(path, sizeof(path), "%s%s%s", directory, directory[0] != '\0' ? "/" : "", control);
+	if (strlen(path) >= sizeof(service->control_path) - 8) {
+		snprintf(reason, REASON_MAX, "--control %s: the path is too long", control);
+		return -ENAMETOOLONG;
+	}
+	memcpy(service->control_path, path, strlen(path) + 1);
+	snprintf(service->inbox_path, sizeof(service->inbox_path), "%.99s.notify",
+	         service->control_path);
+	return 0;
+}
+
 static int open_sockets(struct service *service, char *reason)
 {
 	const struct config *config = service->config;
@@ -244,14 +266,7 @@ static int open_sockets(struct service *service, char *reason)
 	int r = 0;
 
 	if (config->control != NULL) {
-		if (snprintf(service->control_path, sizeof(service->control_path), "%s",
-		             config->control) >= (int)sizeof(service->control_path) - 8) {
-			snprintf(reason, REASON_MAX, "--control %s: the path is too long",
-			         config->control);
-			return -ENAMETOOLONG;
-		}
-		snprintf(service->inbox_path, sizeof(service->inbox_path), "%.99s.notify",
-		         service->control_path);
+		r = name_sockets(service, config->control, reason);
 	} else {
 		r = paths_make_folder(folder, sizeof(folder), reason, REASON_MAX);
 		if (r == 0)

@@ -482,8 +482,8 @@ def test_limits_of_the_document_are_those_of_the_code():
     code = (SOURCE / "control.c").read_text()
     text = re.sub(r"\s+", " ", control_schema.DOCUMENT.read_text(encoding="utf-8"))
     for name, value, said in (("CLIENTS_MAX", "128", "128 clients at once"),
-                              ("REQUEST_MAX", "(64 * 1024)", "64 KiB at most"),
-                              ("OUTPUT_MAX", "(1024 * 1024)", "1 MiB of answer"),
+                              ("REQUEST_MAX", "(64 * 1024UL)", "64 KiB at most"),
+                              ("OUTPUT_MAX", "(1024 * 1024UL)", "1 MiB of answer"),
                               ("REQUEST_MS", "10000", "10 s for saying the request"),
                               ("ALIVE_MS", "2000", "every 2 s of silence")):
         assert re.search(rf"#define {name}\s+{re.escape(value)}", code), name

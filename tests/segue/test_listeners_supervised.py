@@ -266,7 +266,8 @@ def test_a_generation_that_serves_again_has_the_listeners_that_it_had(own, folde
 
 def test_an_address_that_somebody_has_taken_meanwhile_is_bound_again_when_it_is_free(own):
     """Its generation had it, a successor that crashed had dropped it, and another program was quicker."""
-    one = own(f"a={TCP}", f"b={TCP}", workers=1)
+    b = f"b=tcp://127.0.0.1:{free_port()}"
+    one = own(f"a={TCP}", b, workers=1)
     held = one.held()
     (first,) = one.service.workers()
     with Connection(held["a"]) as busy:
@@ -286,7 +287,7 @@ def test_an_address_that_somebody_has_taken_meanwhile_is_bound_again_when_it_is_
         assert one.held() == held
         assert get(held["b"]).pid == first["pid"]
         assert busy.send(b"y").response().pid == first["pid"]
-    one.upgrade(f"a={TCP}", f"b={TCP}")
+    one.upgrade(f"a={TCP}", b)
     assert one.held() == held
 
 

@@ -5,6 +5,7 @@ directory that the supervisor was started in, by its name, whatever workers have
 import os
 import pathlib
 import signal
+import subprocess
 
 import pytest
 
@@ -39,6 +40,22 @@ def upgraded(one):
 def only(one):
     (pid,) = one.pids()
     return pid
+
+
+def test_a_control_socket_may_have_a_relative_path(build, folder):
+    """The one for notifications stands beside it, and workers hear its name."""
+    segue = build.program("src/segue/segue")
+    command = [segue, "run", "--control", "c.sock", "--log-format", "json", "--listen", "http=127.0.0.1:0",
+               "--", build.program("examples/hello")]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True) as one:
+        serving = any('"event":"serving"' in line and '"service"' in line for line in one.stdout)
+        assert serving, "it ended before it served"
+        (folder / "elsewhere").mkdir()
+        stop = subprocess.run([segue, "stop", "--control", "../c.sock"], cwd=folder / "elsewhere", check=False)
+        assert stop.returncode == 0
+        one.stdout.read()
+    assert one.returncode == 0 and not (folder / "c.sock").exists()
 
 
 # The program.
