@@ -579,10 +579,15 @@ def test_a_drained_predecessor_waits_for_what_a_closed_channel_means(subject, fo
     os.mkfifo(folder / "gate")
     one = subject()
     pid = one.pid
-    one.behave("ready:raw:close", f"ready:gate:{folder}/gate", "ready:signal:9")
+    one.behave(f"ready:gate:{folder}/gate", "ready:raw:close", f"ready:gate:{folder}/gate",
+               "ready:signal:9")
     with gate(folder) as go:
         mark = one.ask()
+        # It closes what the COMMIT is in: one that could not be sent ends the attempt.
+        one.log.wait_for("commit", since=mark, pid=pid)
         one.log.wait_for("gate", since=mark)
+        go()
+        one.log.wait_for("raw", since=mark)
         one.log.wait_for("state", since=mark, pid=pid, to="drained")
         with Connection(one.address()) as waiting:
             waiting.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n")
