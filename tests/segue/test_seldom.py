@@ -146,6 +146,8 @@ def relay_of(service):
 
 def test_a_relay_that_dies_is_replaced_and_its_workers_are_heard_on(supervise):
     service = supervise()
+    # It gives itself its name when it runs, which may be after the first generation serves.
+    eventually(lambda: len(relay_of(service)), 1)
     (before,) = relay_of(service)
     os.kill(before, signal.SIGKILL)
     service.log.wait_for("warning", where=lambda event: "died; a new one is started" in event["text"])
