@@ -9,6 +9,7 @@
 #include "html.h"
 #include "json.h"
 #include "page_parts.h"
+#include "report_json.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -469,21 +470,6 @@ static void put_steps(struct json *json, const char *key, const struct timeline 
 	json_close(json, ']');
 }
 
-static void put_latencies(struct json *json, const char *key, const struct timeline *timeline,
-                          unsigned int per_100k)
-{
-	json_open(json, key, '[');
-	for (size_t i = 0; i < timeline->count; i++) {
-		const struct timeline_step *step = &timeline->steps[i];
-
-		if (step->answers)
-			json_number(json, NULL, timeline_latency(step, per_100k) / NS_PER_US);
-		else
-			json_null(json, NULL);
-	}
-	json_close(json, ']');
-}
-
 void page_chart_data(FILE *out, const struct page *page)
 {
 	static const struct lane ok = { .index = OUTCOME_OK };
@@ -503,9 +489,7 @@ void page_chart_data(FILE *out, const struct page *page)
 	for (size_t i = 0; i < count; i++)
 		put_steps(&json, lanes[i].key, chart.timeline, &lanes[i]);
 	json_close(&json, '}');
-	put_latencies(&json, "p50", chart.timeline, 50000);
-	put_latencies(&json, "p99", chart.timeline, 99000);
-	put_latencies(&json, "max", chart.timeline, 100000);
+	report_json_latencies(&json, chart.timeline);
 	json_open(&json, "restarts", '[');
 	for (size_t i = 1; restarts_wanted(restarts) && i <= restarts->begun; i++)
 		json_decimal(&json, NULL,

@@ -153,6 +153,13 @@ static void put_latency_steps(struct json *json, const struct timeline *timeline
 	json_close(json, ']');
 }
 
+void report_json_latencies(struct json *json, const struct timeline *timeline)
+{
+	put_latency_steps(json, timeline, "p50", 50000);
+	put_latency_steps(json, timeline, "p99", 99000);
+	put_latency_steps(json, timeline, "max", 100000);
+}
+
 /* Rows that are zero throughout are left out, but for those that everyone asks for. */
 static void put_timeline(struct json *json, const struct load *load)
 {
@@ -178,9 +185,7 @@ static void put_timeline(struct json *json, const struct load *load)
 	}
 	json_close(json, '}');
 	json_open(json, "latency_us", '{');
-	put_latency_steps(json, timeline, "p50", 50000);
-	put_latency_steps(json, timeline, "p99", 99000);
-	put_latency_steps(json, timeline, "max", 100000);
+	report_json_latencies(json, timeline);
 	json_close(json, '}');
 	json_close(json, '}');
 }

@@ -14,4 +14,7 @@ void report_json_restart(const struct load *load, size_t number);
 
 void report_json_result(const struct load *load);
 
+/** report_json_latencies - arrays of the steps' p50, p99 and max in us, null where nothing came */
+void report_json_latencies(struct json *json, const struct timeline *timeline);
+
 #endif

@@ -10,38 +10,13 @@
 #include "core/fd.h"
 #include "segue/log.h"
 #include "segue/supervisor.h"
+#include "segue/words.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-
-static void words_free(char **words)
-{
-	for (size_t i = 0; words != NULL && words[i] != NULL; i++)
-		free(words[i]);
-	free(words);
-}
-
-/* All of them: with fewer it would be another command. */
-static char **words_copy(char **words)
-{
-	size_t count = 0;
-	char **copy;
-
-	while (words[count] != NULL)
-		count++;
-	copy = calloc(count + 1, sizeof(*copy));
-	for (size_t i = 0; copy != NULL && i < count; i++) {
-		copy[i] = strdup(words[i]);
-		if (copy[i] == NULL) {
-			words_free(copy);
-			return NULL;
-		}
-	}
-	return copy;
-}
 
 int generation_new(struct generation **ret_generation, struct service *service, char **argv,
                    struct terms *terms)

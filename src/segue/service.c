@@ -9,6 +9,7 @@
 #include "core/fd.h"
 #include "segue/log.h"
 #include "segue/supervisor.h"
+#include "segue/words.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -445,30 +446,11 @@ static size_t generations_count(const struct service *service)
 	return count;
 }
 
-static void argv_free(char **argv)
-{
-	for (size_t i = 0; argv != NULL && argv[i] != NULL; i++)
-		free(argv[i]);
-	free(argv);
-}
-
 static int take_argv(struct upgrade *upgrade, char **argv)
 {
-	size_t count = 0;
-
-	argv_free(upgrade->argv);
-	upgrade->argv = NULL;
-	if (argv == NULL)
-		return 0;
-	while (argv[count] != NULL)
-		count++;
-	upgrade->argv = calloc(count + 1, sizeof(*upgrade->argv));
-	for (size_t i = 0; upgrade->argv != NULL && i < count; i++) {
-		upgrade->argv[i] = strdup(argv[i]);
-		if (upgrade->argv[i] == NULL)
-			return -ENOMEM;
-	}
-	return upgrade->argv != NULL ? 0 : -ENOMEM;
+	words_free(upgrade->argv);
+	upgrade->argv = argv != NULL ? words_copy(argv) : NULL;
+	return argv == NULL || upgrade->argv != NULL ? 0 : -ENOMEM;
 }
 
 int service_upgrade(struct service *service, char **argv, uint64_t asker, char *reason,

@@ -273,6 +273,24 @@ void words_free(char **words)
 	free(words);
 }
 
+char **words_copy(char **words)
+{
+	size_t count = 0;
+	char **copy;
+
+	while (words[count])
+		count++;
+	copy = calloc(count + 1, sizeof(*copy));
+	for (size_t i = 0; copy && i < count; i++) {
+		copy[i] = strdup(words[i]);
+		if (!copy[i]) {
+			words_free(copy);
+			return NULL;
+		}
+	}
+	return copy;
+}
+
 /* A leading = would look like one between a setting and its value. */
 static bool is_plain(const char *word)
 {

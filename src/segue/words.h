@@ -33,6 +33,9 @@ int words_number(const char *text, uint64_t most, uint64_t *ret_number);
 int words_split(char ***ret_words, const char *line, char *reason, size_t reason_size);
 void words_free(char **words);
 
+/* All of them, or NULL: no memory. With fewer it would be another command. */
+char **words_copy(char **words);
+
 /* The word in a form that words_split() makes the same of. NULL: no memory. */
 char *words_quote(const char *word);
 
