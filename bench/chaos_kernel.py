@@ -44,6 +44,15 @@ def inodes(pid):
     return [target[8:-1] for target in targets if target.startswith("socket:[")]
 
 
+def accepts(pid, table):
+    """Whether it watches a listener of the table of sockets(): each of its loops does so until it has
+    heard that the generation drains, which is later than the log says."""
+    listeners = {f"ino:{int(inode):x}" for inode, client in table.items() if client is None}
+    folder = f"/proc/{pid}/fdinfo"
+    return any(listeners & set(open(f"{folder}/{fd}", encoding="ascii").read().split())
+               for fd, target in processes.descriptors(pid).items() if target == "anon_inode:[eventpoll]")
+
+
 class Growth:
     """Compares each process with the first of its role, and with itself when it was first at rest."""
 

@@ -41,7 +41,7 @@ def parse(text):
     parser.add_argument("--seed", type=int, help="of a run that is to be repeated (a fresh one)")
     parser.add_argument("--shape", choices=["self", "run", "both"], default="both",
                         help="self: the program replaces itself; run: segue run (both)")
-    parser.add_argument("--build", choices=["plain", "sanitized"], default="plain")
+    parser.add_argument("--build", choices=["plain", "sanitized", "coverage"], default="plain")
     parser.add_argument("--folder", type=pathlib.Path, metavar="FOLDER",
                         help="for logs, and kept; else it is kept after a violation only")
     return parser.parse_args()

@@ -49,6 +49,12 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
+/* With this the library counts nothing of its own where the programs do (tools/coverage): clang's
+ * runtime, linked into it, would open a file as soon as it is loaded, by calls that it stands
+ * before. */
+extern int __llvm_profile_runtime;
+__attribute__((visibility("hidden"))) int __llvm_profile_runtime;
+
 enum fault {
 	FAULT_EMFILE,
 	FAULT_ENFILE,
@@ -182,7 +188,7 @@ __attribute__((constructor)) static void begin(void)
 		return;
 	/* NOLINTNEXTLINE(performance-no-int-to-ptr): that is what it answers. */
 	memory = (void *)NEXT(syscall)(SYS_mmap, NULL, sizeof(struct page), PROT_READ | PROT_WRITE,
-	                               MAP_SHARED, fd, 0);
+	                               MAP_SHARED, fd, 0L);
 	(void)NEXT(syscall)(SYS_close, fd);
 	dl_iterate_phdr(note_module, NULL);
 	if (memory != MAP_FAILED)

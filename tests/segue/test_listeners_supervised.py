@@ -249,7 +249,7 @@ def test_a_generation_that_serves_again_has_the_listeners_that_it_had(own, folde
         mark = one.log.mark()
         one.service.process(second["pid"]).send(signal.SIGKILL)
         one.log.wait_for("resume", since=mark, pid=first["pid"])
-        (resumed,) = one.log.find("resumed")
+        resumed = one.log.wait_for("resumed", since=mark)
         assert "generation 2 failed after it had served: it was killed by signal 9" in resumed["text"]
         assert one.held() == held
         assert os.stat(path).st_mode == mode
@@ -275,8 +275,9 @@ def test_an_address_that_somebody_has_taken_meanwhile_is_bound_again_when_it_is_
         one.listen(f"a={TCP}")
         assert ask(one.service) == 2
         one.log.wait_for("listener_dropped", pid=first["pid"])
+        (second,) = one.service.workers(2)
+        one.log.wait_for("serving", pid=second["pid"])  # It has closed its copy of what it does not want.
         with socket.create_server(held["b"]):
-            (second,) = one.service.workers(2)
             one.service.expected_exits.add(-signal.SIGKILL)
             one.service.process(second["pid"]).send(signal.SIGKILL)
             warning = one.log.wait_for("warning")

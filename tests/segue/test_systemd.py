@@ -288,7 +288,7 @@ def test_a_stop_of_a_supervised_service_finishes_what_was_begun(machine, supervi
         first.send(b"GET /hello?delay=2s HTTP/1.1\r\nHost: test\r\n\r\n")
         ask(machine)
         machine.run("segue", "upgrade", "--no-wait", "hello")
-        eventually(lambda: ask(machine).generation, 2)
+        eventually(lambda: second.get("/hello").generation, 2)
         second.send(b"GET /hello?delay=1s HTTP/1.1\r\nHost: test\r\n\r\n")
         supervised.stop()
         assert [first.response().generation, second.response().generation] == [1, 2]
