@@ -295,7 +295,8 @@ int segue_listener_fd(struct segue *segue, const char *name);
 const char *segue_listener_name(struct segue *segue, int fd);
 
 /** segue_unlisten - close a listener for good; the answer to SEGUE_EVENT_LISTENER_DROPPED.
- * -ENOENT: no such name. */
+ * -ENOENT: no such name. -ECANCELED: the answer comes after the generation serves again, and the
+ * listener with it: SEGUE_EVENT_RESUME follows when it can be accepted from. */
 int segue_unlisten(struct segue *segue, const char *name);
 
 /**

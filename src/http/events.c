@@ -71,6 +71,7 @@ static void end_drain(struct segue_http_server *server)
 	struct segue_http_counts counts;
 
 	counts_now(server, &counts);
+	server->drained = counts;
 	sgh_log(server, "drained", COUNT_FIELDS(counts),
 	        "drained: %lu connections moved, %lu requests finished, %lu requests and %lu idle "
 	        "connections cut",
@@ -84,7 +85,8 @@ static void check_drained(struct sgh_loop *loop)
 {
 	struct segue_http_server *server = loop->server;
 
-	if (!server->draining || server->orders || atomic_load(&server->connections) > 0)
+	if (!server->draining || server->orders || server->drops_under_way ||
+	    atomic_load(&server->connections) > 0)
 		return;
 	/* A program that never answers a request must not hold the end up beyond the deadline. */
 	if (!server->cutting && atomic_load(&server->held) > 0)
@@ -243,10 +245,9 @@ static void find_listeners(struct segue_http_server *server)
 
 static void on_serve(struct segue_http_server *server, bool again)
 {
-	struct segue_http_counts counts = { 0 };
+	struct segue_http_counts counts = server->drained;
 
-	/* What the drain has come to, where it has not ended and said so itself. */
-	if (again && server->draining)
+	if (server->draining)
 		counts_now(server, &counts);
 	server->committed = false;
 	server->draining = false;
@@ -266,9 +267,13 @@ static void on_serve(struct segue_http_server *server, bool again)
 		server->options.serves(server, server->options.ctx);
 }
 
-/* It serves again, or has done so and now gets a listener back that could not be bound at once. */
+/* It serves again, or has done so and now gets a listener back that could not be bound at once. Not
+ * before the loops are done with what was dropped: they would watch what is closed then. */
 static void on_resume(struct segue_http_server *server)
 {
+	server->resume_waits = server->drops_under_way > 0;
+	if (server->resume_waits)
+		return;
 	if (server->committed) {
 		on_serve(server, true);
 		return;
@@ -278,17 +283,13 @@ static void on_resume(struct segue_http_server *server)
 	sgh_log(server, "relistening", NULL, "listens again where it could not at once");
 }
 
-struct drop {
-	struct sgh_message message;
-	unsigned int loop; /* whose turn it is */
-	char name[SEGUE_NAME_MAX + 1];
-};
-
-static void forget_listener(struct segue_http_server *server, int fd)
+static size_t index_of(const struct segue_http_server *server, const char *name)
 {
-	for (size_t i = 0; i < server->listener_count; i++)
-		if (server->listener_fds[i] == fd)
-			server->listener_fds[i] = -1;
+	size_t i = 0;
+
+	while (i < server->listener_count && strcmp(server->listener_names[i], name) != 0)
+		i++;
+	return i;
 }
 
 /* Goes from loop to loop. Behind the order to hold: where it has been, nobody watches the
@@ -296,11 +297,11 @@ static void forget_listener(struct segue_http_server *server, int fd)
 static void run_drop(struct sgh_loop *loop, struct sgh_message *message)
 {
 	struct segue_http_server *server = loop->server;
-	struct drop *drop = (struct drop *)message;
+	struct sgh_drop *drop = (struct sgh_drop *)message;
 	int fd;
 
 	if (drop->loop > 0) {
-		*message = (struct sgh_message){ .run = run_drop };
+		*message = (struct sgh_message){ .run = run_drop, .embedded = true };
 		sgh_loop_post(&server->loops[--drop->loop], message);
 		return;
 	}
@@ -308,35 +309,42 @@ static void run_drop(struct sgh_loop *loop, struct sgh_message *message)
 	if (fd >= 0 && !sgh_accept_all(loop, fd))
 		sgh_log(server, "warning", SGH_FIELDS(SGH_TEXT("listener", drop->name)),
 		        "no room for the last connections of listener %s", drop->name);
-	if (fd >= 0)
-		forget_listener(server, fd);
-	segue_unlisten(server->segue, drop->name);
-	sgh_log(server, "unlisten", SGH_FIELDS(SGH_TEXT("listener", drop->name)),
-	        "listener %s is closed: the successor does not want it", drop->name);
-	free(drop);
+	/* It is wanted again where the successor has failed meanwhile. */
+	if (segue_unlisten(server->segue, drop->name) == 0)
+		sgh_log(server, "unlisten", SGH_FIELDS(SGH_TEXT("listener", drop->name)),
+		        "listener %s is closed: the successor does not want it", drop->name);
+	server->listener_fds[drop - server->drops] = -1;
+	drop->under_way = false;
+	if (--server->drops_under_way == 0 && server->resume_waits)
+		on_resume(server);
+	wake_check(server);
 }
 
 static void on_dropped(struct segue_http_server *server, const char *name)
 {
-	struct drop *drop = calloc(1, sizeof(*drop));
+	size_t i = index_of(server, name);
+	struct sgh_drop *drop = &server->drops[i];
 
-	if (!drop)
+	if (i == server->listener_count || drop->under_way)
 		return;
-	drop->message.run = run_drop;
-	drop->loop = server->loop_count - 1;
-	snprintf(drop->name, sizeof(drop->name), "%s", name);
+	*drop = (struct sgh_drop){ .message = { .run = run_drop, .embedded = true },
+		                   .name = server->listener_names[i],
+		                   .loop = server->loop_count - 1,
+		                   .under_way = true };
+	server->drops_under_way++;
 	sgh_loop_post(&server->loops[drop->loop], &drop->message);
 }
 
 static void begin_drain(struct segue_http_server *server, bool cutting)
 {
 	server->cutting = cutting;
+	server->resume_waits = false;
 	atomic_store(&server->leaving, true);
 	report_every(server, DRAINING_REPORT_MS);
 	if (server->draining)
 		return;
 	server->draining = true;
-	server->at_drain = (struct segue_http_counts){ 0 };
+	server->drained = server->at_drain = (struct segue_http_counts){ 0 };
 	counts_now(server, &server->at_drain);
 }
 
@@ -450,6 +458,7 @@ static void on_upgrade(struct segue_http_server *server, const struct segue_even
 		break;
 	case SEGUE_EVENT_COMMIT:
 		server->committed = true;
+		server->resume_waits = false;
 		order_all(server, HOLD);
 		break;
 	case SEGUE_EVENT_LISTENER_DROPPED:

@@ -269,6 +269,14 @@ struct sgh_own_option {
 	void *ctx;
 };
 
+/* A listener that the successor does not want, on its way from loop to loop. */
+struct sgh_drop {
+	struct sgh_message message;
+	const char *name;
+	unsigned int loop; /* whose turn it is */
+	bool under_way;
+};
+
 struct segue_http_server {
 	struct segue_http_options options;
 	struct sgh_route *routes;
@@ -280,8 +288,11 @@ struct segue_http_server {
 
 	struct segue *segue;
 	atomic_ullong generation;
-	int *listener_fds;     /* the handle's, -1: dropped; on its thread only */
-	char **listener_names; /* of each */
+	int *listener_fds;      /* the handle's, -1: dropped; on its thread only */
+	char **listener_names;  /* of each */
+	struct sgh_drop *drops; /* of each */
+	unsigned int drops_under_way;
+	bool resume_waits; /* for those */
 	size_t listener_count;
 	struct sgh_loop *loops;
 	unsigned int loop_count;
@@ -309,6 +320,7 @@ struct segue_http_server {
 	int exit_code;
 	bool abandoned; /* a handler still blocks: what it may touch stays */
 	struct segue_http_counts at_drain;
+	struct segue_http_counts drained; /* what the last drain has come to */
 
 	char *log_path; /* of standard error, where it is a file */
 	bool log_is_file;

@@ -131,7 +131,8 @@ static int open_listeners(struct segue_http_server *server)
 
 	server->listener_fds = calloc(room, sizeof(*server->listener_fds));
 	server->listener_names = calloc(room, sizeof(char *));
-	if (!server->listener_fds || !server->listener_names)
+	server->drops = calloc(room, sizeof(*server->drops));
+	if (!server->listener_fds || !server->listener_names || !server->drops)
 		return fail(server, "no memory");
 	if (!options->listen_count)
 		return listen_passed(server);
@@ -271,6 +272,8 @@ static void free_listeners(struct segue_http_server *server)
 		free(server->listener_names[i]);
 	free(server->listener_names);
 	free(server->listener_fds);
+	free(server->drops);
+	server->drops = NULL;
 	server->listener_names = NULL;
 	server->listener_fds = NULL;
 	server->listener_count = 0;

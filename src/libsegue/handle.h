@@ -44,6 +44,8 @@ struct listener {
 	bool passed;  /* came by LISTEN_FDS to this process or to an earlier generation */
 	bool ours;    /* the unix path was made by this service */
 	bool dropped; /* the successor does not want it */
+	bool told;    /* the application has been told so, and has not closed it yet */
+	int returned; /* what the supervisor gave back before that, -1: none */
 	int adopted;  /* place in the predecessor's offer to us, -1: none */
 	int offered;  /* place in our offer to the successor, -1: none */
 	struct sg_file_id file;

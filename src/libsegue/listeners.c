@@ -31,7 +31,7 @@ static struct listener *add(struct segue *segue)
 		return NULL;
 	segue->listeners = more;
 	more += segue->listeners_len++;
-	*more = (struct listener){ .fd = -1, .adopted = -1, .offered = -1 };
+	*more = (struct listener){ .fd = -1, .returned = -1, .adopted = -1, .offered = -1 };
 	return more;
 }
 
@@ -322,9 +322,35 @@ const char *segue_listener_name(struct segue *segue, int fd)
 	return NULL;
 }
 
+/* What a supervisor has given back meanwhile is the listener then. */
 static void close_listener(struct listener *listener)
 {
-	listener->fd = sg_fd_close(listener->fd);
+	sg_fd_close(listener->fd);
+	listener->fd = listener->returned;
+	listener->returned = -1;
+}
+
+/* It serves again, from what it has now: the application asks for the descriptors. */
+static void say_listening(struct segue *segue)
+{
+	if (segue->state == SG_STATE_SERVING)
+		sg_queue_simple(segue, SEGUE_EVENT_RESUME);
+}
+
+/*
+ * The answer to LISTENER_DROPPED may come after the generation serves again. The listener stays
+ * then; a supervisor has bound another one meanwhile, or does so when this one is closed.
+ */
+static int unlisten_late(struct segue *segue, struct listener *listener)
+{
+	listener->told = false;
+	if (segue->supervised)
+		close_listener(listener);
+	if (listener->fd >= 0)
+		say_listening(segue);
+	return sg_fail(segue, -ECANCELED,
+	               "listener %s is wanted again: the generation that dropped it has failed",
+	               listener->name);
 }
 
 int segue_unlisten(struct segue *segue, const char *name)
@@ -333,6 +359,9 @@ int segue_unlisten(struct segue *segue, const char *name)
 
 	if (listener == NULL || listener->fd < 0)
 		return sg_fail(segue, -ENOENT, "no listener %s", name);
+	if (listener->told && !listener->dropped)
+		return unlisten_late(segue, listener);
+	listener->told = false;
 	/* Nobody else wants the path of a listener that is closed for good; a supervisor knows
 	 * better. */
 	if (listener->ours && (!segue->supervised || sg_supervised_alone(segue)))
@@ -432,13 +461,17 @@ void sg_listeners_return_take(struct segue *segue, const struct sg_message *mess
 	for (size_t i = 0; i < segue->listeners_len; i++) {
 		struct listener *listener = &segue->listeners[i];
 
-		if (!listener->wanted || listener->fd >= 0 ||
+		if (!listener->wanted || listener->returned >= 0 ||
+		    (listener->fd >= 0 && !listener->told) ||
 		    strcmp(listener->name, message->name) != 0 ||
 		    sg_listener_verify(fd, &listener->address, reason, sizeof(reason)) < 0)
 			continue;
+		if (listener->fd >= 0) {
+			listener->returned = fd;
+			return;
+		}
 		listener->fd = fd;
-		if (segue->state == SG_STATE_SERVING)
-			sg_queue_simple(segue, SEGUE_EVENT_RESUME);
+		say_listening(segue);
 		return;
 	}
 	sg_fd_close(fd);
@@ -492,6 +525,7 @@ static void say_dropped(struct segue *segue, struct listener *listener)
 	queued->event.name = queued->reason;
 	queued->event.reason = "";
 	queued->event.fd = listener->fd;
+	listener->told = true;
 	sg_queue_push(segue, queued);
 }
 
@@ -606,6 +640,7 @@ void sg_listeners_done(struct segue *segue, bool unlink_paths)
 
 		if (unlink_paths && listener->ours && listener->fd >= 0)
 			sg_listener_unlink(listener->address.path, listener->file);
+		close_listener(listener);
 		close_listener(listener);
 	}
 	free(segue->listeners);

@@ -473,6 +473,7 @@ static int open_again(struct held *held, char *reason, size_t size)
 	held->fd = r;
 	held->ours = path_of(held) != NULL;
 	held->wanted = true;
+	held->unbound_said = false;
 	return 0;
 }
 
@@ -501,6 +502,16 @@ static void drop_younger(struct held **list, uint64_t generation)
 	}
 }
 
+/* Once each time that it is lost. */
+static void say_unbound(struct held *held, const char *reason)
+{
+	if (held->unbound_said)
+		return;
+	held->unbound_said = true;
+	log_say("warning", NULL, "listener %s could not be bound again: %s; it is tried again",
+	        held->name, reason);
+}
+
 static void rebind(uv_timer_t *timer);
 
 /* Twice as long each time, for as long as the generation serves. */
@@ -524,6 +535,7 @@ static void rebind(uv_timer_t *timer)
 	service->rebind_tries++;
 	while ((held = *at) != NULL) {
 		if (open_again(held, reason, sizeof(reason)) < 0) {
+			say_unbound(held, reason);
 			at = &held->next;
 			continue;
 		}
@@ -552,14 +564,16 @@ void held_forget_unbound(struct service *service)
 static void take_back(struct service *service, struct generation *generation, struct held *held)
 {
 	char reason[REASON_MAX];
+	int r = open_again(held, reason, sizeof(reason));
 
-	if (open_again(held, reason, sizeof(reason)) == 0) {
+	if (r == 0) {
 		append(service, held);
 		give_back(generation, held);
 		return;
 	}
-	log_say("warning", NULL, "listener %s could not be bound again: %s; it is tried again",
-	        held->name, reason);
+	/* Its own worker may be closing it only now. */
+	if (r != -EADDRINUSE)
+		say_unbound(held, reason);
 	held->next = service->unbound;
 	service->unbound = held;
 	service->rebind_tries = 0;

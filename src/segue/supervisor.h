@@ -150,6 +150,7 @@ struct held {
 	uint64_t closed_by;         /* the generation that did not want it; 0: none yet */
 	char bound[SG_ADDRESS_MAX]; /* where it was then, and how */
 	struct sg_bind_options bind;
+	bool unbound_said; /* that it could not be bound again */
 };
 
 /* A client that waits for an end. */

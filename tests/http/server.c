@@ -18,6 +18,8 @@ static void identify(struct segue_http_request *req)
 	snprintf(text, sizeof(text), "%llu",
 	         (unsigned long long)segue_http_generation(segue_http_server_of(req)));
 	segue_http_add_header(req, "Segue-Generation", text);
+	snprintf(text, sizeof(text), "%d", (int)getpid());
+	segue_http_add_header(req, "Segue-Pid", text);
 }
 
 /* Everything that a request says, one thing a line. */
@@ -241,6 +243,15 @@ static void block(struct segue_http_request *req, void *ctx)
 		close(fd);
 }
 
+/* The same on a loop that is not the first one, which goes on meanwhile. */
+static void block_loop(struct segue_http_request *req, void *ctx)
+{
+	if (gettid() == getpid())
+		segue_http_reply(req, 200, "text/plain", "first loop\n");
+	else
+		block(req, ctx);
+}
+
 static void on_gone(struct segue_http_request *req, bool reset, void *ctx)
 {
 	atomic_fetch_add(reset ? &resets : &disconnects, 1);
@@ -331,6 +342,24 @@ static int set_number(void *ctx, const char *value, char *reason, size_t size)
 	return 0;
 }
 
+/* Listeners that may be others in each generation: the words of a file. */
+static void listen_as_in(const char *path, struct segue_http_options *options)
+{
+	static const char *specs[8];
+	static char text[1024];
+	FILE *file = fopen(path, "re");
+	size_t length = file ? fread(text, 1, sizeof(text) - 1, file) : 0;
+	char *rest = NULL;
+
+	if (file)
+		fclose(file);
+	text[length] = '\0';
+	for (char *word = strtok_r(text, " ", &rest); word && options->listen_count < 8;
+	     word = strtok_r(NULL, " ", &rest))
+		specs[options->listen_count++] = word;
+	options->listen = specs;
+}
+
 int main(int argc, char **argv)
 {
 	struct segue_http_server *server = segue_http_server_new();
@@ -341,6 +370,8 @@ int main(int argc, char **argv)
 	options.blocking_threads = 2;
 	options.blocking_queue = 2;
 	options.max_streamed_bytes = 8 << 20;
+	if (getenv("LISTEN_FILE"))
+		listen_as_in(getenv("LISTEN_FILE"), &options);
 	segue_http_configure(server, &options);
 	segue_http_route(server, "GET", "/echo", echo, NULL);
 	segue_http_route(server, "POST", "/echo", echo, NULL);
@@ -353,6 +384,7 @@ int main(int argc, char **argv)
 	segue_http_route_streaming(server, "POST", "/upload", upload, NULL);
 	segue_http_route_streaming(server, "POST", "/refuse", refuse, NULL);
 	segue_http_route_blocking(server, "GET", "/block", block, NULL);
+	segue_http_route(server, "GET", "/block-loop", block_loop, NULL);
 	segue_http_route(server, "GET", "/watch", watch, NULL);
 	segue_http_route(server, "GET", "/in-turn", in_turn, NULL);
 	segue_http_route(server, "GET", "/subscribe", subscribe, NULL);

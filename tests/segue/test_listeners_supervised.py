@@ -280,7 +280,7 @@ def test_an_address_that_somebody_has_taken_meanwhile_is_bound_again_when_it_is_
         with socket.create_server(held["b"]):
             one.service.expected_exits.add(-signal.SIGKILL)
             one.service.process(second["pid"]).send(signal.SIGKILL)
-            warning = one.log.wait_for("warning")
+            warning = one.log.wait_for("warning", where=lambda event: event.get("service"))
             assert warning["text"].startswith("listener b could not be bound again: ")
             assert warning["text"].endswith("; it is tried again")
             assert set(one.held()) == {"a"}
