@@ -28,6 +28,7 @@ struct option_info {
 	uint64_t min, max; /* of a number */
 	/* What may follow a number and a colon: a second value. */
 	bool has_more;
+	bool is_shape;
 	enum option_type more_type;
 	size_t more_place;
 	uint64_t more_max;
@@ -36,7 +37,7 @@ struct option_info {
 #define AT(member) offsetof(struct options, member)
 #define SHAPE(which)                                                    \
 	.type = OPTION_NUMBER, .place = AT(connections[SHAPE_##which]), \
-	.max = OPTIONS_MAX_CONNECTIONS
+	.max = OPTIONS_MAX_CONNECTIONS, .is_shape = true
 #define MORE(kind, member, most) \
 	.has_more = true, .more_type = OPTION_##kind, .more_place = AT(member), .more_max = (most)
 #define NUMBER(member, least, most) \
@@ -216,6 +217,7 @@ static int set_number(const struct option_info *info, const char *text, struct o
 		return refuse(error, "--%s: %s is not between %llu and %llu", info->name, text,
 		              (unsigned long long)info->min, (unsigned long long)info->max);
 	*place = value;
+	options->named |= info->is_shape;
 	return *end ? set_more(info, end + 1, options, error) : 0;
 }
 
@@ -366,7 +368,7 @@ static int check_restart(struct options *options, struct options_error *error)
 /* What of connections there is where the user names none. */
 static void choose_connections(struct options *options)
 {
-	if (options_total(options))
+	if (options->named)
 		return;
 	options->connections[SHAPE_KEEPALIVE] = options->restart ? 8 : 1;
 	if (!options->restart)
@@ -397,7 +399,12 @@ static int check_options(struct options *options, struct options_error *error)
 		return refuse(error, "--ipv4 and --ipv6 exclude each other");
 	if (options->echo && options->expect && options->connections[SHAPE_POST])
 		return refuse(error, "--expect and --echo exclude each other with --post");
+	if (options->report && strcmp(options->report, "-") == 0)
+		return refuse(error, "--report: '-' is no name of a file; standard output has the "
+		                     "result as text");
 	choose_connections(options);
+	if (options_total(options) == 0)
+		return refuse(error, "0 connections send nothing: name at least one (see --help)");
 	if (options_total(options) > OPTIONS_MAX_CONNECTIONS)
 		return refuse(error, "more than %d connections", OPTIONS_MAX_CONNECTIONS);
 	r = check_restart(options, error);

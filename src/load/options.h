@@ -40,6 +40,7 @@ struct options {
 	const char *headers[OPTIONS_MAX_HEADERS];
 	size_t headers_count;
 	bool echo, json, timeline, ipv4, ipv6, help, version;
+	bool named; /* connections, and be it none */
 };
 
 /** struct options_error - a sentence that says what is wrong and with which option */

@@ -853,6 +853,29 @@ def test_an_unknown_host_and_wrong_usage_have_their_own_exit_codes(program):
     assert code("--version") == 0
 
 
+NOTHING = "0 connections send nothing: name at least one (see --help)"
+
+
+@pytest.mark.parametrize("options, said", [
+    (("--keepalive", "0", "--requests", "1"), NOTHING),
+    (("--new", "0", "--idle", "0:1s", "--restart", "true", "--count", "1"), NOTHING),
+    (("--report", "-", "--requests", "1"), "--report: '-' is no name of a file; standard output has the result as text"),
+])
+def test_what_could_only_be_a_mistake_is_refused_before_anything_is_sent(program, folder, options, said):
+    with Server(serving(answer())) as server:
+        done = subprocess.run([program, *options, server.url], capture_output=True, check=False, text=True,
+                              timeout=LIMIT, cwd=folder)
+        assert server.accepted == 0
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"segue-load: {said}\n")
+    assert os.listdir(folder) == []
+
+
+def test_no_connection_of_one_shape_is_none_where_there_are_others(run):
+    with Server(serving(answer())) as server:
+        done = run(server, "--keepalive", 0, "--new", 2, "--requests", 4)
+    assert {name: shape["connections"] for name, shape in done.result["shapes"].items()} == {"new": 2}
+
+
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["text", "json"])
 def test_a_result_that_cannot_be_written_is_no_good_one(program, options):
     with Server(serving(answer())) as server, open("/dev/full", "w", encoding="ascii") as full:
