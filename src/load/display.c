@@ -277,7 +277,7 @@ static void draw_sums(struct frame *frame)
 	words(frame, "%s lost, ", figure_count(tally->lost).text);
 	words(frame, "%s connections closed", figure_count(figures_closed(tally)).text);
 	colour(frame, NORMAL);
-	words(frame, ", slowest %s", figure_duration(figures_slowest_ns(frame->load)).text);
+	words(frame, ", slowest %s", figure_latency(figures_slowest_ns(frame->load)).text);
 	end_line(frame);
 }
 

@@ -108,6 +108,11 @@ struct figure figure_duration(uint64_t duration_ns)
 	return figure;
 }
 
+struct figure figure_latency(uint64_t latency_ns)
+{
+	return latency_ns ? figure_duration(latency_ns) : (struct figure){ "none" };
+}
+
 static const char *plural(uint64_t count)
 {
 	return count == 1 ? "" : "s";
@@ -147,6 +152,9 @@ void figures_verdict(const struct load *load, char *text, size_t size)
 	        plural(figures_closed(tally)));
 	if (own)
 		fprintf(out, ", %s not sent or not waited for here", figure_count(own).text);
-	fprintf(out, ", slowest %s", figure_duration(figures_slowest_ns(load)).text);
+	if (figures_slowest_ns(load))
+		fprintf(out, ", slowest %s", figure_duration(figures_slowest_ns(load)).text);
+	else
+		fputs(", nothing was answered", out);
 	fclose(out);
 }

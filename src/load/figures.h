@@ -41,6 +41,7 @@ struct figure {
 
 struct figure figure_count(uint64_t count);          /* 412,000 */
 struct figure figure_duration(uint64_t duration_ns); /* 0.4 ms, 6 ms, 1.2 s */
+struct figure figure_latency(uint64_t latency_ns);   /* the same; of no answer: none */
 
 /** figures_verdict - one sentence without its full stop: what was lost */
 void figures_verdict(const struct load *load, char *text, size_t size);

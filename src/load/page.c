@@ -133,9 +133,9 @@ static void put_tile(FILE *out, const char *name, bool wrong, const char *value,
 	fputs("</dd></div>\n", out);
 }
 
-static void put_before(char *text, size_t size, uint64_t before_ns)
+static void put_before(char *text, size_t size, struct figure before)
 {
-	snprintf(text, size, "%s before the first restart", figure_duration(before_ns).text);
+	snprintf(text, size, "%s before the first restart", before.text);
 }
 
 /* The longest pause of the restarts beside that of the time before them. */
@@ -153,9 +153,9 @@ static void put_restart_tiles(FILE *out, const struct load *load)
 		if (window->pause_ns > pause_ns)
 			pause_ns = window->pause_ns;
 	}
-	put_before(more, sizeof(more), restarts->list[0].window.slowest_ns);
-	put_tile(out, "Slowest answer", false, figure_duration(slowest_ns).text, more);
-	put_before(more, sizeof(more), restarts->list[0].window.pause_ns);
+	put_before(more, sizeof(more), figure_latency(restarts->list[0].window.slowest_ns));
+	put_tile(out, "Slowest answer", false, figure_latency(slowest_ns).text, more);
+	put_before(more, sizeof(more), figure_duration(restarts->list[0].window.pause_ns));
 	put_tile(out, "Longest pause", false, figure_duration(pause_ns).text, more);
 }
 
@@ -183,7 +183,7 @@ static void put_tiles(FILE *out, const struct page *page)
 		put_restart_tiles(out, load);
 	else
 		put_tile(out, "Slowest answer", false,
-		         figure_duration(figures_slowest_ns(load)).text, "");
+		         figure_latency(figures_slowest_ns(load)).text, "");
 }
 
 static void put_footer(FILE *out, const struct page *page)

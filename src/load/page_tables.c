@@ -47,7 +47,7 @@ static void put_window(FILE *out, const struct window *window)
 {
 	put_lost(out, window);
 	put_closed(out, window);
-	fprintf(out, "<td>%s</td>", figure_duration(window->slowest_ns).text);
+	fprintf(out, "<td>%s</td>", figure_latency(window->slowest_ns).text);
 	fprintf(out, "<td>%s</td>", figure_duration(window->pause_ns).text);
 }
 
@@ -101,6 +101,12 @@ static const char restarts_begin[] =
 	"answer</th><th scope=\"col\">command<br>took</th><th scope=\"col\">requests</th></tr>"
 	"</thead><tbody>\n";
 
+/* From when an answer's time counts. */
+static const char from_sending[] = "sent";
+static const char from_schedule[] =
+	"due (<code>--rate</code>), on idle and half connections, which "
+	"have no rate, from when it was sent";
+
 static const char restarts_end[] =
 	"</tbody></table></div>\n"
 	"<details><summary>What the columns say</summary><p>What belongs to a restart is what "
@@ -108,7 +114,7 @@ static const char restarts_end[] =
 	"with a refusal, a reset, a close, an error status or a timeout; none was sent again. "
 	"<b>Connections closed</b> were idle and closed without an announcement: a request sent in "
 	"that moment would have been lost. The <b>slowest answer</b> counts from when its request "
-	"was sent. The <b>longest pause</b> is the longest time without a good answer on any "
+	"was %s. The <b>longest pause</b> is the longest time without a good answer on any "
 	"connection. The <b>next generation</b> is a value of the header or the pattern that no "
 	"answer had before; its first answer counts from the start of the command. Where no answer "
 	"says so it is not told (see <code>--generation-header</code>).</p></details>"
@@ -127,7 +133,7 @@ void page_restarts(FILE *out, const struct page *page)
 	        figure_count(window_requests(&restarts->list[0].window)).text);
 	for (size_t i = 1; i <= restarts->begun; i++)
 		put_restart(out, page->load, i);
-	fputs(restarts_end, out);
+	fprintf(out, restarts_end, page->load->options->rate ? from_schedule : from_sending);
 }
 
 static void put_count(FILE *out, const char *key, const char *meaning, uint64_t count, bool wrong)
@@ -154,11 +160,11 @@ static void put_latency(FILE *out, const struct load *load)
 		fprintf(out,
 		        "<tr><th scope=\"row\" class=\"text\">%g %% within</th><td>%s</td></tr>\n",
 		        share,
-		        figure_duration(histogram_at(&latency, figure_percentiles[i].per_100k))
+		        figure_latency(histogram_at(&latency, figure_percentiles[i].per_100k))
 		                .text);
 	}
 	fprintf(out, "<tr><th scope=\"row\" class=\"text\">slowest</th><td>%s</td></tr>\n",
-	        figure_duration(latency.max).text);
+	        figure_latency(latency.max).text);
 	fputs("</tbody></table>\n", out);
 }
 

@@ -61,11 +61,12 @@ void report_text_restart(const struct load *load, size_t number)
 	const struct window *window = &restart->window;
 
 	if (number == 1)
-		printf("restart       at   requests    lost  closed    slowest      pause\n");
+		printf("restart       at   requests    lost  closed    slowest      pause"
+		       "  failures, next generation\n");
 	printf("%7zu  %5.1f s  %9s  %6s  %6s  %9s  %9s", number,
 	       figures_since_start_ms(load, window->begin_ns) / 1000,
 	       figure_count(window_requests(window)).text, figure_count(window_lost(window)).text,
-	       figure_count(window_closed(window)).text, figure_duration(window->slowest_ns).text,
+	       figure_count(window_closed(window)).text, figure_latency(window->slowest_ns).text,
 	       figure_duration(window->pause_ns).text);
 	print_remarks(restart);
 	fflush(stdout);
@@ -123,6 +124,19 @@ static void print_values(const struct load *load)
 	print_row("(backwards)", tally->backwards, "connections whose number became smaller");
 }
 
+static void print_latency(const struct histogram *latency)
+{
+	if (!latency->max) {
+		printf("\nNothing was answered.\n");
+		return;
+	}
+	printf("\nLatency in ms:");
+	for (size_t i = 0; i < FIGURE_PERCENTILES; i++)
+		printf("  %s %.3f", figure_percentiles[i].key,
+		       figures_us(histogram_at(latency, figure_percentiles[i].per_100k)) / 1000);
+	printf("  max %.3f\n", figures_us(latency->max) / 1000);
+}
+
 void report_text_result(const struct load *load)
 {
 	const struct tally *tally = &load->client.tally;
@@ -141,11 +155,7 @@ void report_text_result(const struct load *load)
 		print_row(close_infos[i].key, tally->closes[i], close_infos[i].meaning);
 	print_row("not_started", load_not_started(load),
 	          "requests were due and found no free connection");
-	printf("\nLatency in ms:");
-	for (size_t i = 0; i < FIGURE_PERCENTILES; i++)
-		printf("  %s %.3f", figure_percentiles[i].key,
-		       figures_us(histogram_at(&latency, figure_percentiles[i].per_100k)) / 1000);
-	printf("  max %.3f\n", figures_us(latency.max) / 1000);
+	print_latency(&latency);
 	print_waited(load);
 	print_values(load);
 	print_losses(load);

@@ -443,10 +443,30 @@ def test_the_text_has_a_line_for_each_restart_and_the_verdict(program, generatio
             said, _ = load.communicate(timeout=LIMIT)
     assert "\033" not in said
     heading, first, second, empty, verdict, *_ = said.splitlines()
-    assert heading.split() == ["restart", "at", "requests", "lost", "closed", "slowest", "pause"]
+    assert heading.split() == ["restart", "at", "requests", "lost", "closed", "slowest", "pause",
+                               "failures,", "next", "generation"]
+    assert heading.index("failures") == first.index("1 after")
     assert re.match(r" +1 +0\.\d s +[\d,]+ +0 +0 +[\d.]+ m?s +[\d.]+ m?s  1 after [\d.]+ m?s$", first)
     assert second.split()[0] == "2" and empty == ""
     assert re.match(r"2 restarts, [\d,]+ requests, 0 lost, 0 connections closed, slowest [\d.]+ m?s\.$", verdict)
+
+
+def test_where_nothing_was_answered_there_is_no_slowest_answer(program, folder):
+    path = folder / "report.html"
+
+    def script(connection):
+        connection.request()
+
+    with Server(script) as server:
+        with start(program, server, *RATE, "--restart", "true", "--every", "100ms", "--count", 2,
+                   "--report", path) as load:
+            said, _ = load.communicate(timeout=LIMIT)
+    _, first, second, _, verdict, *_ = said.splitlines()
+    assert first.split()[6] == second.split()[6] == "none"
+    assert verdict.endswith(" connections closed, nothing was answered.")
+    assert "\nNothing was answered.\n" in said and "Latency" not in said
+    before, *rows = Page(path).rows()
+    assert [row[4] for row in (before, *rows)] == [["none"]] * 3
 
 
 class Terminal:
@@ -659,6 +679,17 @@ def test_a_page_needs_nothing_else(run, generation, folder):
     assert "prefers-color-scheme: dark" in page.texts["style"]
     policy = [value for _, name, value in page.attributes if name == "content" and "default-src" in value]
     assert policy and policy[0].startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize("rate, said", [((), "was sent."), (("--rate", "200"), "was due (--rate), on idle and half ")])
+def test_the_page_says_from_when_an_answer_is_timed(program, generation, folder, rate, said):
+    path = folder / "report.html"
+    with Server(generation.script) as server:
+        with start(program, server, "--keepalive", 1, *rate, "--restart", "true", "--every", "100ms", "--count", 1,
+                   "--report", path) as load:
+            load.communicate(timeout=LIMIT)
+    words = " ".join(Page(path).texts["p"].split())
+    assert f"The slowest answer counts from when its request {said}" in words
 
 
 def test_a_page_without_restarts_has_the_rest(program, generation, folder):
