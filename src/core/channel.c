@@ -128,6 +128,7 @@ static int enqueue(struct sg_channel *channel, const uint8_t *bytes, size_t len,
 	*channel->last = outgoing;
 	channel->last = &outgoing->next;
 	channel->queued++;
+	channel->enqueued++;
 	return 0;
 }
 

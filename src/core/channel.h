@@ -17,6 +17,7 @@ struct sg_channel {
 	int fd; /* -1: none, or ended */
 	struct sg_outgoing *first, **last;
 	size_t queued;
+	uint64_t enqueued; /* ever; less those that are queued they have been written */
 };
 
 /* A connected pair, close-on-exec and non-blocking, with room for the largest message. */

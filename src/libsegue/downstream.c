@@ -246,9 +246,12 @@ void sg_downstream_gone(struct peer *peer)
 		return;
 	}
 	if (!peer->dead) {
-		/* Alive without a channel: nothing can be handed over, nothing is taken back. It is
-		 * so for a moment, too, before it is dead. */
+		/* Alive without a channel: nothing can be handed over, and what it has not taken
+		 * comes back. It is so for a moment, too, before it is dead, and its death gives
+		 * more back than that: it is waited for first. */
 		peer->broken = true;
+		if (sg_handover_comes_back(peer))
+			sg_peer_stall(peer);
 		if (segue->supervised)
 			sg_supervised_lost(segue, peer->committed);
 		else
@@ -256,7 +259,7 @@ void sg_downstream_gone(struct peer *peer)
 		return;
 	}
 	(void)sg_pidfd_reap(peer->pidfd, &status);
-	sg_handover_peer_dead(peer);
+	sg_handover_take_back(peer);
 	sg_peer_doom(peer);
 	if (segue->supervised) {
 		sg_supervised_lost(segue, peer->committed);

@@ -59,6 +59,7 @@ struct queued {
 	void *memory;        /* freed when the next event is asked for */
 	struct blob *blobs;  /* FINAL_STATE: they become the current ones when it is handed out */
 	uint64_t peer_id;    /* FINAL_STATE: whom the receipt is for */
+	uint64_t taken;      /* CONNECTION: the place of its TAKEN among what was enqueued */
 	struct spare *spare; /* it is this one's; NULL: it is the heap's */
 	char reason[];
 };
@@ -124,6 +125,7 @@ struct peer {
 	             * somebody else serves: never serve again (doc/protocol.md, rule 18) */
 	bool ready; /* predecessor: has offered everything; successor: said READY */
 	bool dead;
+	bool ended;    /* its channel has been read to its end: no answer will come any more */
 	bool declines; /* successor: drains itself, and has not said that it serves again */
 	bool doomed;   /* freed as soon as nobody is in the middle of it */
 	/* predecessor: the snapshot was asked for, and has come or will not; successor: it has
@@ -298,6 +300,7 @@ void sg_upstream_message(struct peer *peer, struct sg_message *message, int *fds
 void sg_upstream_introduction(struct segue *segue, const struct sg_message *message, int *fds);
 void sg_upstream_gone(struct peer *peer);
 void sg_upstream_release(struct peer *peer);
+void sg_upstream_give_back(struct peer *peer);
 void sg_upstream_receipt(struct segue *segue, uint64_t peer_id);
 bool sg_upstream_handshake(struct peer *peer, struct sg_message *message, int *fds);
 void sg_upstream_commit(struct segue *segue, const struct sg_message *message);
@@ -339,7 +342,8 @@ void sg_downstream_gone(struct peer *peer);
 /* handover.c */
 void sg_handover_pump(struct segue *segue);
 void sg_handover_answer(struct peer *peer, uint32_t serial, bool taken, int error);
-void sg_handover_peer_dead(struct peer *peer);
+void sg_handover_take_back(struct peer *peer);
+bool sg_handover_comes_back(const struct peer *peer);
 void sg_handover_end(struct segue *segue, const char *reason);
 bool sg_handover_pending(struct segue *segue);
 void sg_handover_done(struct segue *segue);

@@ -3,8 +3,8 @@
  * Live connections on their way to the successor.
  *
  * Invariant: every connection given to segue_handover() is in exactly one place, waiting or
- * in one unanswered batch of one peer, until its verdict. A batch comes back only from a
- * peer that is proven dead and whose channel has been read to its end; a batch that is
+ * in one unanswered batch of one peer, until its verdict. A batch comes back only when its
+ * channel has been read to its end, for then it can be acknowledged no more; a batch that is
  * unanswered when the drain ends is the receiver's.
  */
 #include "libsegue/handle.h"
@@ -257,8 +257,14 @@ void sg_handover_answer(struct peer *peer, uint32_t serial, bool taken, int erro
 	sg_handover_pump(peer->segue);
 }
 
-/* Proven dead, and its channel read to its end: what it did not acknowledge is ours. */
-void sg_handover_peer_dead(struct peer *peer)
+/* Has it closed its channel with answers outstanding? What it said last must have been heard. */
+bool sg_handover_comes_back(const struct peer *peer)
+{
+	return peer->ended && !peer->deaf && peer->batches != NULL;
+}
+
+/* Its channel has been read to its end: what it did not acknowledge is ours. */
+void sg_handover_take_back(struct peer *peer)
 {
 	struct batch *batch, *reversed = NULL;
 
@@ -277,6 +283,9 @@ void sg_handover_peer_dead(struct peer *peer)
 /* The drain ends: what waits stays the application's, what is under way is the receiver's. */
 void sg_handover_end(struct segue *segue, const char *reason)
 {
+	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next)
+		if (sg_handover_comes_back(peer))
+			sg_handover_take_back(peer);
 	verdicts(segue, waiting(segue), false, reason);
 	for (struct peer *peer = segue->peers; peer != NULL; peer = peer->next) {
 		struct batch *batch;

@@ -160,6 +160,8 @@ void sg_peer_retry(struct segue *segue, int64_t now_ms)
 			continue;
 		peer->stalled = false;
 		flush(peer);
+		if (sg_handover_comes_back(peer))
+			sg_handover_take_back(peer);
 	}
 	sg_handover_pump(segue);
 }
@@ -300,7 +302,7 @@ void sg_peer_gone(struct peer *peer)
 
 /*
  * Reads all that is there. The end of the channel is a death only for the pidfd: a peer that
- * closed its channel and lives on is broken, and what it was given stays its own.
+ * closed its channel and lives on is broken, and what it has taken stays its own.
  */
 void sg_peer_read(struct peer *peer)
 {
@@ -315,12 +317,14 @@ void sg_peer_read(struct peer *peer)
 		if (r == 0)
 			return;
 		if (r == -EPIPE) {
+			peer->ended = true;
 			sg_peer_drop_channel(peer);
 			return;
 		}
 		if (r < 0 && r != -EPROTO && r != -EMFILE) {
 			sg_queue_warning(peer->segue, r, "the channel to generation %llu failed",
 			                 (unsigned long long)peer->generation);
+			sg_upstream_give_back(peer);
 			sg_peer_drop_channel(peer);
 			return;
 		}

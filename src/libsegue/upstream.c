@@ -25,18 +25,24 @@ static void close_fds(const int *fds, size_t fds_len)
 		sg_fd_close(fds[i]);
 }
 
-static void broke(struct peer *peer)
+/* What is not acknowledged goes back to the sender, which reads the end of the channel. */
+static void end_channel(struct peer *peer)
 {
 	if (!peer->introduced)
 		sg_machine_post(peer->segue, SG_EVENT_PREDECESSOR_BROKE);
+	/* It is remembered until it is dead: it could not be told of a successor. */
+	peer->broken = true;
+	sg_upstream_give_back(peer);
+	sg_peer_drop_channel(peer);
+}
+
+static void broke(struct peer *peer)
+{
 	sg_queue_warning(
 		peer->segue, EPROTO,
 		"generation %llu sent a message that makes no sense; its channel is closed",
 		(unsigned long long)peer->generation);
-	/* It is remembered until it is dead: it could not be told of a successor. */
-	peer->broken = true;
-	sg_peer_drop_channel(peer);
-	sg_upstream_release(peer);
+	end_channel(peer);
 }
 
 /* Introductions come before the offer, so that a successor which has its listeners is known
@@ -120,28 +126,52 @@ static struct queued *make_connections(struct peer *peer, struct sg_message *mes
 	return NULL;
 }
 
-/* The acknowledgement has been written, or nobody is left who could take the batch back. */
+/* Those whose acknowledgement has been written, or which nobody is left to take back. */
 void sg_upstream_release(struct peer *peer)
 {
-	struct queued *next;
+	uint64_t written = peer->channel.enqueued - peer->channel.queued;
+	struct queued *queued;
 
-	if (peer->channel.queued > 0)
-		return;
-	for (struct queued *queued = peer->held_first; queued != NULL; queued = next) {
-		next = queued->next;
+	while ((queued = peer->held_first) != NULL && queued->taken <= written) {
+		peer->held_first = queued->next;
 		sg_queue_push(peer->segue, queued);
 	}
+	if (peer->held_first == NULL)
+		peer->held_last = &peer->held_first;
+}
+
+/* Before this end of a channel is closed while its sender lives: what it cannot know to be
+ * taken it takes back. */
+void sg_upstream_give_back(struct peer *peer)
+{
+	sg_upstream_release(peer);
+	for (struct queued *queued = peer->held_first; queued != NULL; queued = queued->next)
+		sg_fd_close(queued->event.fd);
+	free_connections(peer->held_first);
 	peer->held_first = NULL;
 	peer->held_last = &peer->held_first;
 }
 
+/* What becomes of a batch. A sender that could not be told would wait until its drain ends and
+ * then take the batch for ours: the end of the channel tells it. */
+static int answer(struct peer *peer, enum sg_message_type type, uint32_t serial, int error)
+{
+	struct sg_message message = { .type = type, .serial = serial, .error = (uint32_t)error };
+	int r = sg_peer_send(peer, &message, NULL, 0);
+
+	if (r < 0 && r != -EPIPE) {
+		sg_queue_warning(peer->segue, r,
+		                 "generation %llu could not be told what became of its "
+		                 "connections: %s; its channel is closed",
+		                 (unsigned long long)peer->generation, strerror(-r));
+		end_channel(peer);
+	}
+	return r;
+}
+
 static void decline(struct peer *peer, uint32_t serial, int error)
 {
-	struct sg_message declined = { .type = SG_MESSAGE_DECLINED,
-		                       .serial = serial,
-		                       .error = (uint32_t)error };
-
-	(void)sg_peer_send(peer, &declined, NULL, 0);
+	(void)answer(peer, SG_MESSAGE_DECLINED, serial, error);
 }
 
 /* Has the application already said, or been told, that nothing is left here? */
@@ -155,7 +185,6 @@ static void take_connections(struct peer *peer, struct sg_message *message, int 
                              size_t fds_len)
 {
 	struct segue *segue = peer->segue;
-	struct sg_message taken = { .type = SG_MESSAGE_TAKEN, .serial = message->serial };
 	struct queued *connections;
 	int r;
 
@@ -176,7 +205,7 @@ static void take_connections(struct peer *peer, struct sg_message *message, int 
 		decline(peer, (uint32_t)message->serial, ENOMEM);
 		return;
 	}
-	r = sg_peer_send(peer, &taken, NULL, 0);
+	r = answer(peer, SG_MESSAGE_TAKEN, (uint32_t)message->serial, 0);
 	if (r < 0 && r != -EPIPE) {
 		/* Not acknowledged: not ours. */
 		free_connections(connections);
@@ -184,8 +213,10 @@ static void take_connections(struct peer *peer, struct sg_message *message, int 
 		return;
 	}
 	*peer->held_last = connections;
-	while (*peer->held_last != NULL)
+	while (*peer->held_last != NULL) {
+		(*peer->held_last)->taken = r == 0 ? peer->channel.enqueued : 0;
 		peer->held_last = &(*peer->held_last)->next;
+	}
 	sg_upstream_release(peer);
 }
 

@@ -16,6 +16,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #define PATIENCE_MS 30000
 #define ANY         "tcp://127.0.0.1:0"
@@ -49,6 +50,25 @@ static void say_hello(uint32_t version_min, uint32_t version_max, pid_t pid)
 	sg_fd_close(pidfd);
 }
 
+/* What a message on its way needs, and nothing else here does: so much is not to be had. */
+#define MESSAGE_BYTES 256
+
+void *__real_malloc(size_t size);
+void *__wrap_malloc(size_t size);
+
+static bool no_memory_for_messages;
+
+void *__wrap_malloc(size_t size)
+{
+	if (!no_memory_for_messages || size < MESSAGE_BYTES)
+		return __real_malloc(size);
+	errno = ENOMEM;
+	return NULL;
+}
+
+/* Of the successor's end, which it fills with answers that nobody reads; 0: as it is. */
+static int room_bytes;
+
 /* The channel of a successor: this process is both. */
 static void begin(void)
 {
@@ -56,6 +76,8 @@ static void begin(void)
 	int fds[2];
 
 	CHECK_INT(sg_channel_pair(fds), 0);
+	if (room_bytes > 0)
+		MUST(setsockopt(fds[1], SOL_SOCKET, SO_SNDBUF, &room_bytes, sizeof(room_bytes)));
 	sg_channel_init_take(&above, fds[0]);
 	snprintf(text, sizeof(text), "%d", fds[1]);
 	setenv("SEGUE_CHANNEL", text, 1);
@@ -497,6 +519,101 @@ UNIT_CASE(connections_that_come_when_all_has_been_said_stay_where_they_are)
 	leave(segue);
 }
 
+/* What has been written for the predecessor until the end of the channel: so many TAKEN. */
+static uint64_t taken_until_the_end(void)
+{
+	static uint8_t buffer[SG_WIRE_MAX];
+	struct sg_message message;
+	int fds[SG_WIRE_FDS_MAX], r;
+	uint64_t taken = 0;
+	size_t fds_len;
+
+	while ((r = sg_channel_receive(&above, buffer, &message, fds, &fds_len)) == 1) {
+		CHECK_INT(fds_len, 0);
+		if (message.type == SG_MESSAGE_TAKEN)
+			CHECK_INT(message.serial, ++taken);
+	}
+	CHECK_INT(r, -EPIPE);
+	return taken;
+}
+
+#define NOTHING_YET ((enum segue_event_type)0)
+
+/* One batch more, and what comes of it: a connection, a warning, or nothing yet. */
+static enum segue_event_type give_one(struct segue *segue, uint64_t serial)
+{
+	struct pollfd poller = { .fd = segue_fd(segue), .events = POLLIN };
+	struct segue_event event;
+
+	hand_over(serial, 0, "");
+	CHECK_INT(MUST(poll(&poller, 1, PATIENCE_MS)), 1);
+	while (segue_dispatch(segue, &event) == 1) {
+		if (event.type == SEGUE_EVENT_CONNECTION)
+			sg_fd_close(event.fd);
+		if (event.type == SEGUE_EVENT_CONNECTION || event.type == SEGUE_EVENT_WARNING)
+			return event.type;
+	}
+	return NOTHING_YET;
+}
+
+UNIT_CASE(a_predecessor_that_cannot_be_told_what_was_taken_reads_the_end_of_the_channel)
+{
+	uint64_t connections = 0;
+	enum segue_event_type came;
+	struct segue *segue;
+
+	room_bytes = 1;
+	segue = serve(NULL);
+	no_memory_for_messages = true;
+	while ((came = give_one(segue, connections + 1)) == SEGUE_EVENT_CONNECTION)
+		connections++;
+	no_memory_for_messages = false;
+	CHECK_INT(came, SEGUE_EVENT_WARNING);
+	CHECK(connections > 0);
+	/* Each has an owner, and one only. */
+	CHECK_INT(taken_until_the_end(), connections);
+	CHECK_INT(segue_current_state(segue), SEGUE_SERVING);
+	leave(segue);
+}
+
+UNIT_CASE(a_batch_that_cannot_be_declined_ends_the_channel)
+{
+	enum segue_event_type came;
+	uint64_t serial = 0;
+	struct segue *segue;
+
+	room_bytes = 1;
+	segue = serve(NULL);
+	CHECK_INT(segue_stop(segue, true), 0);
+	(void)next(segue, SEGUE_EVENT_CUT);
+	no_memory_for_messages = true;
+	while ((came = give_one(segue, ++serial)) == NOTHING_YET)
+		continue;
+	no_memory_for_messages = false;
+	CHECK_INT(came, SEGUE_EVENT_WARNING);
+	CHECK_INT(taken_until_the_end(), 0);
+	leave(segue);
+}
+
+UNIT_CASE(a_connection_is_nobodys_before_its_acknowledgement_is_written_nor_after_nonsense)
+{
+	uint64_t connections = 0, serial = 0;
+	struct segue_event event;
+	struct segue *segue;
+
+	room_bytes = 1;
+	segue = serve(NULL);
+	while (give_one(segue, ++serial) == SEGUE_EVENT_CONNECTION)
+		connections++;
+	CHECK(connections > 0);
+	say_type(SG_MESSAGE_READY);
+	warns(segue, "sent a message that makes no sense");
+	while (segue_dispatch(segue, &event) == 1)
+		CHECK(event.type != SEGUE_EVENT_CONNECTION);
+	CHECK_INT(taken_until_the_end(), connections);
+	leave(segue);
+}
+
 UNIT_CASE(blobs_that_make_no_sense_are_not_taken)
 {
 	struct segue *segue = join(NULL);
@@ -537,6 +654,7 @@ enum part {
 	PART_CLOSES,
 	PART_ASKS_TOO_LATE,
 	PART_TAKES_LATER,
+	PART_TAKES_ONE_AND_CLOSES,
 };
 
 static void play_before_ready(enum part part)
@@ -589,6 +707,14 @@ static void play_after_commit(enum part part)
 		_exit(0);
 	}
 	serial = hear(SG_MESSAGE_CONNECTIONS).serial;
+	if (part == PART_TAKES_ONE_AND_CLOSES) {
+		answer(SG_MESSAGE_TAKEN, serial, 0);
+		(void)hear(SG_MESSAGE_CONNECTIONS);
+		sg_channel_done(&above);
+		/* It lives until the test lets it go. */
+		(void)open("leave", O_WRONLY | O_CLOEXEC);
+		_exit(0);
+	}
 	answer(SG_MESSAGE_DECLINED, serial + 100, EAGAIN); /* of no batch */
 	answer(SG_MESSAGE_DECLINED, serial, EAGAIN);
 	say_hello(1, 2, getpid());
@@ -712,6 +838,34 @@ UNIT_CASE(a_batch_that_is_declined_for_now_is_offered_again_to_a_successor_that_
 	CHECK_INT(segue_drained(segue), 0);
 	(void)next(segue, SEGUE_EVENT_GONE);
 	segue_close(segue);
+	unit_reap_orphans();
+}
+
+UNIT_CASE(what_a_successor_has_not_taken_when_it_closes_its_channel_stays_here)
+{
+	int first, second, fds[2];
+	struct segue *segue;
+
+	play();
+	MUST(mkfifo("leave", 0600));
+	segue = open_with(NULL);
+	CHECK_INT(segue_ready(segue), 0);
+	(void)next(segue, SEGUE_EVENT_SERVE);
+	give_part(PART_TAKES_ONE_AND_CLOSES);
+	CHECK_INT(segue_upgrade(segue), 0);
+	CHECK(next(segue, SEGUE_EVENT_DRAIN).successor);
+	fds[0] = connection();
+	fds[1] = connection();
+	CHECK_INT(segue_handover(segue, fds[0], NULL, 0, "r", 1, &first), 0);
+	CHECK(next(segue, SEGUE_EVENT_TAKEN).cookie == &first);
+	CHECK_INT(segue_handover(segue, fds[1], NULL, 0, "r", 1, &second), 0);
+	CHECK(next(segue, SEGUE_EVENT_KEPT).cookie == &second);
+	sg_fd_close(fds[0]);
+	sg_fd_close(fds[1]);
+	CHECK_INT(segue_drained(segue), 0);
+	(void)next(segue, SEGUE_EVENT_GONE);
+	segue_close(segue);
+	sg_fd_close((int)MUST(open("leave", O_RDONLY | O_CLOEXEC)));
 	unit_reap_orphans();
 }
 
