@@ -29,7 +29,7 @@ struct record {
 struct client {
 	int fd;     /* -1: free */
 	int handed; /* waits for the successor's word; hands off */
-	int kept;   /* the successor cannot take it: ends with its next answer */
+	int kept;   /* it cannot move: ends with its next answer */
 	unsigned int lines;
 	size_t len;
 	char line[LINE_MAX_BYTES];
@@ -118,7 +118,7 @@ static void hand_over(struct segue *segue)
 		                   sizeof(record), &clients[i]) == 0)
 			clients[i].handed = 1;
 		else
-			client_close(&clients[i]);
+			clients[i].kept = 1;
 	}
 }
 

@@ -190,6 +190,29 @@ def test_echo_keeps_what_its_successor_has_no_descriptors_for(start, build, fold
     assert echo.log.text().count("was declined") <= 2
 
 
+def test_echo_keeps_what_its_successor_cannot_read(start, build, folder):
+    program = put_program(build.program("echo"), folder / "echo-of-today")
+    echo = start(program, "127.0.0.1:0", folder / "echo.pid", bare=True, pid_file=folder / "echo.pid",
+                 env={"LD_LIBRARY_PATH": build.folder / "src/libsegue"})
+    echo.log.wait_for_line("^generation 1 pid .* serves")
+    pid, address = echo.pid, parse(echo.addresses()[0])
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Lines(address)) for _ in range(3)]
+        for client in clients:
+            assert client.send(b"one\n").read()[1] == 1
+        script = folder / "script"
+        script.write_text(f"#!/bin/sh\nexec {build.program('tests/programs/server')} --record 2 "
+                          f"--listen 127.0.0.1:0 --pid-file {folder / 'echo.pid'}\n")
+        script.chmod(0o755)
+        put_program(script, program)
+        echo.send(12)
+        # What follows is said before the next line of a client is read.
+        echo.log.wait_for_line(f"^generation 1 pid {pid}: standby -> draining")
+        assert [client.send(b"two\n").read() for client in clients] == [(2, 1, pid, b"two")] * 3
+        assert all(client.file.read() == b"" for client in clients)
+    assert echo.wait_exit(pid) == 0
+
+
 # state
 
 
