@@ -103,21 +103,25 @@ static int start_thread(struct sgh_pool *pool)
 	return -r;
 }
 
+/* Under the lock: is there a thread for one request more, or else a place to wait in? */
+static bool has_room(struct sgh_pool *pool)
+{
+	if (pool->queued < pool->free_threads)
+		return true;
+	if (pool->threads < pool->threads_max && start_thread(pool) == 0)
+		return true;
+	return pool->threads > 0 && pool->queued < pool->queue_max;
+}
+
 /* -EAGAIN: too many wait. */
 int sgh_pool_submit(struct sgh_pool *pool, struct segue_http_request *req)
 {
 	int r = 0;
 
 	pthread_mutex_lock(&pool->lock);
-	if (pool->queued >= pool->free_threads) {
-		if (pool->threads < pool->threads_max)
-			start_thread(pool);
-		else if (pool->queued >= pool->queue_max)
-			r = -EAGAIN;
-		if (!pool->threads)
-			r = -EAGAIN;
-	}
-	if (r == 0) {
+	if (!has_room(pool)) {
+		r = -EAGAIN;
+	} else {
 		req->next = NULL;
 		*pool->last = req;
 		pool->last = &req->next;
