@@ -319,6 +319,8 @@ int segue_http_run(struct segue_http_server *server, const struct segue_http_opt
 		return 1;
 	}
 	server->gone = false;
+	server->committed = server->draining = server->cutting = false;
+	atomic_store(&server->leaving, false);
 	server->exit_code = 1;
 	server->next_loop = 0;
 	server->orders = 0;
