@@ -8,17 +8,18 @@
 #include <sched.h>
 #include <semaphore.h>
 
-int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
-                          void *arg);
-int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
-                          void *arg);
+/* The names are the linker's: --wrap=pthread_create. */
+int real_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
+                void *arg) __asm__("__real_pthread_create");
+int create_where_there_is_room(pthread_t *thread, const pthread_attr_t *attributes,
+                               void *(*run)(void *), void *arg) __asm__("__wrap_pthread_create");
 
 static bool no_threads;
 
-int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
-                          void *arg)
+int create_where_there_is_room(pthread_t *thread, const pthread_attr_t *attributes,
+                               void *(*run)(void *), void *arg)
 {
-	return no_threads ? EAGAIN : __real_pthread_create(thread, attributes, run, arg);
+	return no_threads ? EAGAIN : real_create(thread, attributes, run, arg);
 }
 
 /* Of the module, what the pool asks of a request. */

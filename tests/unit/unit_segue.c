@@ -53,15 +53,16 @@ static void say_hello(uint32_t version_min, uint32_t version_max, pid_t pid)
 /* What a message on its way needs, and nothing else here does: so much is not to be had. */
 #define MESSAGE_BYTES 256
 
-void *__real_malloc(size_t size);
-void *__wrap_malloc(size_t size);
+/* The names are the linker's: --wrap=malloc. */
+void *real_malloc(size_t size) __asm__("__real_malloc");
+void *malloc_where_there_is_memory(size_t size) __asm__("__wrap_malloc");
 
 static bool no_memory_for_messages;
 
-void *__wrap_malloc(size_t size)
+void *malloc_where_there_is_memory(size_t size)
 {
 	if (!no_memory_for_messages || size < MESSAGE_BYTES)
-		return __real_malloc(size);
+		return real_malloc(size);
 	errno = ENOMEM;
 	return NULL;
 }
