@@ -42,7 +42,7 @@ def repetition(lost=0, announced=0, unannounced=0, slower=1):
 
 def peer(key, title, note=None):
     return {"key": key, "title": title, "summary": "a server", "commands": ["start", "restart"],
-            "note": note or {}, "remark": ""}
+            "note": note or {}, "remark": "", "alike": None}
 
 
 @pytest.fixture
@@ -88,6 +88,36 @@ def test_ratios_are_of_the_same_repetition(figures):
     assert row(result.times(figures), "nginx")[2] == "3.00 (2.00 to 4.00)"
     assert row(result.efficiency(figures), "Segue")[2] == "3.00 (2.00 to 4.00)"
     assert row(result.slowest(figures), "nginx")[3] == "3.00 (2.00 to 4.00)"
+
+
+def test_a_row_of_fewer_repetitions_than_the_others_says_so_wherever_it_stands(figures):
+    del figures["runs"][0]["nginx-reload"]
+    fewer, whole = "nginx (1 of 2)", "Segue"
+    for part in (result.losses, result.closes, result.times, result.slowest, result.efficiency):
+        assert row(part(figures), fewer) and row(part(figures), whole)
+    assert [line.split(":")[0] for line in result.short(figures)[1:]] == [whole, fewer, "<b> & `c`"]
+    assert "* nginx (1 of 2): 60 `used_closed`" in result.classes(figures)
+    assert row(result.efficiency(figures), whole)[2] == "4.00 of 1"
+    page = result.page(figures, {"kernel": "one"}, "bench/peers", ["calm"])
+    assert 'the median of 2\nrepetitions (of fewer in the rows that say so: "(1 of 2)"), in brackets' in page
+    picture = xml.etree.ElementTree.fromstring(pictures.losses(figures))
+    words = [element.text for element in picture.iter(f"{SVG}text")]
+    assert fewer in words and "<b> & c" in words and any('"(1 of 2)"' in word for word in words)
+
+
+def test_where_no_repetition_is_missing_nothing_is_said_of_it(figures):
+    assert " of 2)" not in result.page(figures, {"kernel": "one"}, "bench/peers", ["calm"])
+
+
+def test_who_has_no_row_among_the_failing_versions_is_named_with_the_reason(figures):
+    figures["peers"][1]["alike"] = "segue"
+    text = result.failures(figures)
+    assert row(text, "Segue")[1].startswith("**serves on**")
+    absent = text.split("Without a row:\n\n")[1].splitlines()
+    assert absent == ["* nginx: started, checked and restarted in the same way as Segue, whose row stands for both",
+                      "* <b> & `c`: was not tried"]
+    figures["failures"] = {one["key"]: figures["failures"]["segue"] for one in figures["peers"]}
+    assert "Without a row" not in result.failures(figures)
 
 
 def test_some_peers_alone_make_a_page_without_ratios(figures):
@@ -139,6 +169,7 @@ def test_each_peer_says_who_it_is_and_whose_advice_it_follows():
     assert len({one.key for one in PEERS}) == len(PEERS) >= 12
     for one in PEERS:
         assert one.title and one.summary and len(one.commands) == 2
+        assert one.alike is None or [other.alike for other in PEERS if other.key == one.alike] == [None]
         assert set(one.shapes) | set(one.note) == set(measure.SHAPES)
     for file in (ROOT / "bench/peers.d").iterdir():
         assert file.name in advice or file.name == "README.md", f"{file.name} is not explained"

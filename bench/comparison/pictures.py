@@ -3,7 +3,7 @@
 import statistics
 from xml.sax.saxutils import escape
 
-from comparison.result import KEEPS_NONE, keeps_none, total
+from comparison.result import KEEPS_NONE, fewer, keeps_none, named, total
 
 STYLE = """
 text { font: 13px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill: #1f2328; }
@@ -86,12 +86,12 @@ def losses(figures):
     picture = Picture(980, top + row * len(peers) + 20, "Requests lost and connections closed per restart")
     picture.words(16, 26, "Per restart, under 1,024 kept connections, most of them idle, and 200 new ones a "
                   "second", "title")
-    picture.words(16, 46, f"Median of {len(figures['runs'])} repetitions; each server as its own documentation "
-                  "advises for a restart without loss", "faint")
+    picture.words(16, 46, f"Median of {len(figures['runs'])} repetitions{fewer(figures)}; each server as its "
+                  "own documentation advises for a restart without loss", "faint")
     picture.words(310, 72, "requests lost")
     picture.words(650, 72, "connections closed without a word")
     for at, peer in enumerate(peers):
-        picture.words(296, top + at * row + row / 2 + 3, plain(peer["title"]), anchor="end")
+        picture.words(296, top + at * row + row / 2 + 3, plain(named(figures, peer)), anchor="end")
     lost, closed = [], []
     for peer in peers:
         lost.append(shown(total(figures, peer["key"], "lost")))

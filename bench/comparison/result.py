@@ -1,7 +1,7 @@
 """The figures as text: bench/results/peers.md. Pure: figures in, Markdown out.
 
-figures: {'peers': [{'key', 'title', 'summary', 'commands', 'note', 'remark'}], 'runs': [{key: one repetition}],
-'failures': {key: {how: experiment}}}
+figures: {'peers': [{'key', 'title', 'summary', 'commands', 'note', 'remark', 'alike'}], 'runs':
+[{key: one repetition}], 'failures': {key: {how: experiment}}}
 """
 
 import statistics
@@ -17,6 +17,16 @@ KEEPS_NONE = "keeps none"
 def each(figures, key, value):
     """value(repetition) for each repetition of a peer."""
     return [value(run[key]) for run in figures["runs"] if key in run]
+
+
+def repetitions(figures, key):
+    return sum(key in run for run in figures["runs"])
+
+
+def named(figures, peer):
+    """What a row is called: the peer, and of how many repetitions it is where they are not all."""
+    found, whole = repetitions(figures, peer["key"]), len(figures["runs"])
+    return peer["title"] if found == whole else f"{peer['title']} ({found} of {whole})"
 
 
 def against(figures, key, other, value):
@@ -56,10 +66,17 @@ def ratio(values):
     return around(values, "{:.2f}" if statistics.median(values) < 10 else "{:.0f}")
 
 
+def compared(figures, key, other, value):
+    """The ratio to another peer's figure, and of how many repetitions where the other has not all of the row's."""
+    values = against(figures, key, other, value)
+    short_of = values and len(values) < repetitions(figures, key)
+    return ratio(values) + (f" of {len(values)}" if short_of else "")
+
+
 def losses(figures):
     rows = []
     for peer in figures["peers"]:
-        row = [peer["title"]]
+        row = [named(figures, peer)]
         for shape in SHAPES:
             row.append("n/a" if shape in peer["note"]
                        else count(per_restart(figures, peer["key"], shape, "lost")))
@@ -71,7 +88,7 @@ def closes(figures):
     kept = [name for name, (*_, keeps) in SHAPES.items() if keeps]
     rows = []
     for peer in figures["peers"]:
-        row = [peer["title"]]
+        row = [named(figures, peer)]
         for shape in kept:
             if shape in peer["note"]:
                 row.append("n/a")
@@ -96,8 +113,8 @@ def classes(figures):
                 for name, number in one["outcomes"].items():
                     sums[name] = sums.get(name, 0) + number
         if sums:
-            named = ", ".join(f"{number:,} `{name}`" for name, number in sorted(sums.items()))
-            lines.append(f"* {peer['title']}: {named}")
+            classed = ", ".join(f"{number:,} `{name}`" for name, number in sorted(sums.items()))
+            lines.append(f"* {named(figures, peer)}: {classed}")
     return "\n".join(lines) or "None was lost by anyone."
 
 
@@ -111,10 +128,10 @@ def middle(name, what):
 def times(figures):
     rows = []
     for peer in figures["peers"]:
-        key, row = peer["key"], [peer["title"]]
+        key, row = peer["key"], [named(figures, peer)]
         for what in ("first", "gone"):
             value = middle("quiet", what)
-            row += [milliseconds(each(figures, key, value)), ratio(against(figures, key, OURS, value))]
+            row += [milliseconds(each(figures, key, value)), compared(figures, key, OURS, value)]
         row += [milliseconds(each(figures, key, middle("losses", what))) for what in ("first", "gone")]
         rows.append(row)
     return table(["ms", "to the first answer", "ratio", "until the last version has gone", "ratio",
@@ -127,7 +144,7 @@ def slowest(figures):
         steady, restart = (each(figures, peer["key"], lambda one, what=what: one["even"][what])
                            for what in ("steady_ms", "restart_ms"))
         lost = each(figures, peer["key"], lambda one: one["even"]["lost"] / one["even"]["restarts"])
-        rows.append([peer["title"], around(restart, "{:.1f}"), around(steady, "{:.1f}"),
+        rows.append([named(figures, peer), around(restart, "{:.1f}"), around(steady, "{:.1f}"),
                      ratio([one / other for one, other in zip(restart, steady)]), count(lost)])
     return table(["slowest request, ms", "during restarts", "without", "ratio", "lost per restart"], rows)
 
@@ -142,8 +159,8 @@ def efficiency(figures):
         sizes = {what: [size / (1 << 20) for size in each(figures, key, lambda one: one["memory"][what])]
                  for what in ("master", "workers")}
         workers = each(figures, key, lambda one: one["memory"]["count"])[-1]
-        rows.append([peer["title"], around(each(figures, key, value), "{:,.0f}"),
-                     ratio(against(figures, key, YARDSTICK, value)),
+        rows.append([named(figures, peer), around(each(figures, key, value), "{:,.0f}"),
+                     compared(figures, key, YARDSTICK, value),
                      around(sizes["master"], "{:.1f}") if max(sizes["master"]) else "none", workers,
                      around(sizes["workers"], "{:.1f}")])
     return table(["", "requests per CPU second", "to nginx", "MiB of those that serve nobody themselves",
@@ -203,7 +220,18 @@ def failures(figures):
             if seen:
                 ways.setdefault(seen["done"], []).append(peer["title"])
         done += [f"* {found}: {way}: {' · '.join(who)}" for way, who in ways.items()]
-    return table(["the next version ...", *HOW.values()], rows) + "\n\nWhat was done:\n\n" + "\n".join(done)
+    parts = [table(["the next version ...", *HOW.values()], rows), "What was done:", "\n".join(done)]
+    if absent := [f"* {peer['title']}: {why_absent(figures, peer)}" for peer in figures["peers"]
+                  if not figures["failures"].get(peer["key"])]:
+        parts += ["Without a row:", "\n".join(absent)]
+    return "\n\n".join(parts)
+
+
+def why_absent(figures, peer):
+    titles = [other["title"] for other in figures["peers"] if other["key"] == peer.get("alike")]
+    if titles and figures["failures"].get(peer["alike"]):
+        return f"started, checked and restarted in the same way as {titles[0]}, whose row stands for both"
+    return "was not tried"
 
 
 def total(figures, key, what):
@@ -225,9 +253,18 @@ def short(figures):
         key = peer["key"]
         closed = (KEEPS_NONE if keeps_none(figures, key)
                   else f"{count(total(figures, key, 'unannounced'))} closed")
-        lines.append(f"{peer['title']}: {count(total(figures, key, 'lost'))} lost, {closed}, "
+        lines.append(f"{named(figures, peer)}: {count(total(figures, key, 'lost'))} lost, {closed}, "
                      f"{milliseconds(each(figures, key, middle('quiet', 'first')))} ms")
     return lines
+
+
+def fewer(figures):
+    """In the first paragraph: what a row's name says where not every repetition was finished."""
+    whole = len(figures["runs"])
+    short_of = sorted({repetitions(figures, peer["key"]) for peer in figures["peers"]} - {whole})
+    if not short_of:
+        return ""
+    return f" (of fewer in the rows that say so: \"({short_of[0]} of {whole})\")"
 
 
 def configurations(figures):
@@ -240,7 +277,7 @@ TITLE = """# Peers, side by side
 
 Written by `{command}`: servers that can be restarted, each configured and restarted as its own documentation
 advises for a restart without loss, under the same load and on the same answer. A figure is the median of {runs}
-repetitions, in brackets the smallest and the largest; ratios are of the same repetition. Nothing is retried,
+repetitions{fewer}, in brackets the smallest and the largest; ratios are of the same repetition. Nothing is retried,
 and nobody is asked to forgive: a lost request is one that a client sent and got no answer to.
 
 The versions are Debian's, and later ones may do better. Where a row is worse than it has to be, the
@@ -299,7 +336,7 @@ def page(figures, about, command, weather):
     notes += [f"{peer['title']}: {peer['remark']}" for peer in figures["peers"] if peer["remark"]]
     notes += [line for line in weather if "left out" in line]
     parts = [
-        TITLE.format(command=command, runs=len(figures["runs"])),
+        TITLE.format(command=command, runs=len(figures["runs"]), fewer=fewer(figures)),
         "## In short: per restart", short(figures)[0], "\n".join(f"* {line}" for line in short(figures)[1:]),
         "![Requests lost and connections closed per restart](peers-losses.svg)",
         "![The same load on three of them, restarts marked](peers-timeline.svg)",
