@@ -111,15 +111,13 @@ class SelfUpgrade(Subject):
         self.tend()
         for pid in self.draining()[:1]:
             process = self._process(pid)
-            if process is None or not self._settle_term(process):
+            # What one that still accepts holds by the time that it is cut is not known.
+            if process is None or self._accepts(process) or not self._settle_term(process):
                 return []
             with self.clients.lock:
                 if not self._stop(process):
                     return []
                 table = sockets(self.life.address[1])
-                if accepts(pid, table):  # What it holds by the time that it is cut is not known.
-                    process.go_on()
-                    return []
                 ports = {table.get(inode) for inode in inodes(pid)}
                 count = self.clients.excuse(self.life, Excuse("cut", [pid]), ports)
                 self.ended.setdefault(pid, "it was cut")
@@ -128,6 +126,13 @@ class SelfUpgrade(Subject):
                 process.go_on()
             return [pid]
         return []
+
+    def _accepts(self, process):
+        if not self._stop(process):
+            return True
+        found = accepts(process.pid, sockets(self.life.address[1]))
+        process.go_on()
+        return found
 
     def _settle_term(self, process):
         """The first TERM, until it was taken; two at once would be one. False where it never will be."""

@@ -241,7 +241,9 @@ void segue_options_init(struct segue_options *options);
 int segue_open(struct segue **ret_segue, const struct segue_options *options);
 
 /** segue_close - release everything; unix paths and pid file go where this was the last
- * generation at the final stop. NULL is welcome. */
+ * generation at the final stop. Signals mean again what they did before; after
+ * SEGUE_EVENT_GONE those that would end the process are ignored, so that its exit code is its own.
+ * NULL is welcome. */
 void segue_close(struct segue *segue);
 
 /** segue_error - the sentence for the last negative return; "" where there was none. Valid

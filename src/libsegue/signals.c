@@ -104,13 +104,16 @@ void sg_signals_restore(struct segue *segue)
 	const struct sigaction ignored = { .sa_handler = SIG_IGN };
 
 	atomic_store(&wake_fd, -1);
-	/* One that leaves is not killed by an upgrade signal that went to the whole group. */
-	if (segue->state == SG_STATE_GONE && segue->options.upgrade_signal > 0 &&
-	    segue->options.upgrade_signal < NSIG &&
-	    before[segue->options.upgrade_signal].sa_handler == SIG_DFL)
-		before[segue->options.upgrade_signal] = ignored;
-	for (int signal = 1; signal < NSIG; signal++)
+	for (int signal = 1; signal < NSIG; signal++) {
+		bool deadly = before[signal].sa_handler == SIG_DFL;
+
+		/* One that leaves is not killed by an upgrade signal that went to the whole group,
+		 * nor by the second of two that told it to stop. */
 		if (sigismember(&installed, signal) == 1)
-			(void)sigaction(signal, &before[signal], NULL);
+			(void)sigaction(signal,
+			                segue->state == SG_STATE_GONE && deadly ? &ignored
+			                                                        : &before[signal],
+			                NULL);
+	}
 	sigemptyset(&installed);
 }

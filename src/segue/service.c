@@ -204,6 +204,15 @@ static void retire(struct service *service)
 	(void)uv_timer_start(&service->sweep, sweep, 0, 0);
 }
 
+static void log_failure(const struct upgrade *upgrade, const char *rest)
+{
+	log_say("failed",
+	        json_pack("{sIso}", "generation", (json_int_t)upgrade->generation, "reason",
+	                  control_text(upgrade->reason)),
+	        "generation %llu failed: %s%s", (unsigned long long)upgrade->generation,
+	        upgrade->reason, rest);
+}
+
 static void report(struct service *service)
 {
 	struct upgrade *upgrade = &service->upgrade;
@@ -218,10 +227,7 @@ static void report(struct service *service)
 		text[0] = '\0';
 	snprintf(message, sizeof(message), "generation %llu failed: %s%s",
 	         (unsigned long long)upgrade->generation, upgrade->reason, text);
-	log_say("failed",
-	        json_pack("{sIso}", "generation", (json_int_t)upgrade->generation, "reason",
-	                  control_text(upgrade->reason)),
-	        "%s", message);
+	log_failure(upgrade, text);
 	answer_asker(service, 2, message);
 	if (service->starting != NULL)
 		held_forget(service, service->starting->number);
@@ -310,12 +316,11 @@ static void stop(struct service *service, bool now)
 	manager_extend(service->manager, EXTEND_MS);
 	if (service->upgrade.running) {
 		service_failed(service, "the service stops");
-		if (first_failed) {
+		if (first_failed)
 			service->exit_code = EXIT_FAILED;
-			log_say("failed", NULL, "generation %llu failed: %s",
-			        (unsigned long long)service->upgrade.generation,
-			        service->upgrade.reason);
-		}
+		/* A start that a stop interrupts is no failure; an upgrade that was begun has an end. */
+		if (first_failed || service->serving != NULL)
+			log_failure(&service->upgrade, "");
 		answer_asker(service, 2, service->upgrade.reason);
 		ended(service, "failed");
 		desk_upgrade_ended(service, EXIT_LOST, "lost",

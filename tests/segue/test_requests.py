@@ -287,6 +287,8 @@ def test_a_stop_while_a_successor_starts_ends_both(held_upgrade, by):
     one.service.wait_end()
     assert one.service.exit_codes[one.pid] == 0
     assert not one.log.find("serving", generation=2)
+    (failed,) = one.log.find("failed")
+    assert failed["generation"] == 2 and failed["text"] == "generation 2 failed: the service stops"
 
 
 def test_an_interrupt_of_the_whole_group_during_a_drain_cuts_nothing(run):
