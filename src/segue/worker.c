@@ -42,20 +42,22 @@ int worker_signal(struct worker *worker, int signal)
 
 bool worker_catches(const struct worker *worker, int signal)
 {
-	char path[64], text[2048];
-	const char *line;
-	ssize_t n;
-	int fd;
+	unsigned long long caught = 0;
+	char path[64], *line = NULL;
+	size_t size = 0;
+	FILE *file;
 
 	snprintf(path, sizeof(path), "/proc/%ld/status", (long)worker->process.pid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
+	file = fopen(path, "re");
+	if (file == NULL)
 		return false;
-	n = read(fd, text, sizeof(text) - 1);
-	sg_fd_close(fd);
-	text[n > 0 ? n : 0] = '\0';
-	line = strstr(text, "\nSigCgt:\t");
-	return line != NULL && (strtoull(line + 9, NULL, 16) >> (signal - 1) & 1);
+	/* The line of groups before it may be as long as there are groups. */
+	while (getline(&line, &size, file) >= 0)
+		if (strncmp(line, "SigCgt:", 7) == 0)
+			caught = strtoull(line + 7, NULL, 16);
+	free(line);
+	(void)fclose(file);
+	return caught >> (signal - 1) & 1;
 }
 
 void worker_failed(struct worker *worker, const char *format, ...)

@@ -18,6 +18,8 @@ from functional import HOLD, asking, eventually
 from harness.http import Closed, Connection
 from scenes import PLAIN, Run, gate, unharmed
 
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes the groups")
+
 MIXED = ("--new", 2, "--keepalive", 4, "--post", 4, "--pipeline", "2:4", "--idle", "10:50ms",
          "--duration", "1h")
 
@@ -421,6 +423,16 @@ def test_usr1_goes_only_to_workers_that_handle_it(supervise):
     service.log.wait_for_line(f"usr1 of {pids[0]}")
     assert [worker["pid"] for worker in service.workers()] == pids
     assert not service.log.find("crashed")
+
+
+@needs_root
+def test_usr1_goes_to_a_worker_that_is_of_many_groups(supervise):
+    """They stand before the signals in what the kernel tells of a process, and take thousands of bytes."""
+    handle = ("signal.signal(signal.SIGUSR1, lambda *_: os.write(2, b'usr1\\n')); "
+              "os.setgroups(range(100000, 100400))")
+    service = supervise(program=sys.executable, arguments=[PLAIN, handle], json=False)
+    service.first.send(signal.SIGUSR1)
+    service.log.wait_for_line("usr1")
 
 
 @pytest.mark.parametrize("number", [signal.SIGURG, signal.SIGWINCH, signal.SIGCONT, signal.SIGPIPE,
