@@ -11,6 +11,7 @@
 
 #include "core/fd.h"
 #include "segue/probe.h"
+#include "segue/words.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -155,17 +156,10 @@ static bool copy_text(char **ret_copy, const char *text)
 	return text == NULL || *ret_copy != NULL;
 }
 
-static void strings_free(char **strings)
-{
-	for (char **s = strings; s != NULL && *s != NULL; s++)
-		free(*s);
-	free(strings);
-}
-
 static void free_ready(struct ready *ready)
 {
 	sg_fd_close(ready->fd);
-	strings_free(ready->env);
+	words_free(ready->env);
 	free(ready->argument);
 	free(ready->directory);
 	free(ready);

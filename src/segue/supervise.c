@@ -8,6 +8,7 @@
 #include "segue/log.h"
 #include "segue/paths.h"
 #include "segue/supervisor.h"
+#include "segue/words.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -244,13 +245,21 @@ static int name_sockets(struct service *service, const char *control, char *reas
 	char directory[PATH_MAX] = "", path[2 * PATH_MAX];
 
 	if (control[0] != '/' && getcwd(directory, sizeof(directory)) == NULL) {
+		int r = -errno;
+
 		snprintf(reason, REASON_MAX, "--control %s: the working directory: %s", control,
-		         strerror(errno));
-		return -errno;
+		         strerror(-r));
+		return r;
 	}
 	snprintf(path, sizeof(path), "%s%s%s", directory, directory[0] != '\0' ? "/" : "", control);
 	if (strlen(path) >= sizeof(service->control_path) - 8) {
-		snprintf(reason, REASON_MAX, "--control %s: the path is too long", control);
+		if (directory[0] == '\0')
+			snprintf(reason, REASON_MAX, "--control %s: the path is too long", control);
+		else
+			snprintf(reason, REASON_MAX,
+			         "--control %.300s: the path is too long from the working "
+			         "directory: %.300s",
+			         control, path);
 		return -ENAMETOOLONG;
 	}
 	memcpy(service->control_path, path, strlen(path) + 1);
@@ -396,9 +405,7 @@ static void take_down(struct run *run)
 	}
 	sg_fd_close(service->null_fd);
 	sg_fd_close(service->self_pidfd);
-	for (size_t i = 0; service->upgrade.argv != NULL && service->upgrade.argv[i] != NULL; i++)
-		free(service->upgrade.argv[i]);
-	free(service->upgrade.argv);
+	words_free(service->upgrade.argv);
 	terms_unref(service->upgrade.terms);
 	terms_unref(service->terms);
 	terms_unref(service->first);

@@ -58,6 +58,14 @@ def test_a_control_socket_may_have_a_relative_path(build, folder):
     assert one.returncode == 0 and not (folder / "c.sock").exists()
 
 
+def test_a_relative_path_that_is_too_long_from_the_working_directory_is_refused_as_that(build, folder):
+    (below := folder / ("x" * 100)).mkdir()
+    done = subprocess.run([build.program("src/segue/segue"), "run", "--control", "c.sock", "--", "true"],
+                          cwd=below, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert f"--control c.sock: the path is too long from the working directory: {below}/c.sock" in done.stderr
+
+
 # The program.
 
 
