@@ -23,36 +23,61 @@
 #define WAKEUP_MAX 64
 #define LOOK_MAX   4096
 
+#define AGAIN_MS 50 /* where a message could not be sent for want of something else than room */
+
 struct link {
 	struct worker *worker;
 	struct sg_channel channel;
 	uv_poll_t poll;
+	uv_timer_t again;
 	int events;
+	bool stalled; /* the timer runs: that the socket is writable says nothing */
 	bool greeted;
-	bool ended;    /* the descriptor is closed, the handle is being closed */
-	bool closed;   /* the handle is */
-	bool released; /* by the worker: freed as soon as the handle is closed */
+	bool ended;           /* the descriptor is closed, the handles are being closed */
+	unsigned int handles; /* of the two, those that are not closed yet */
+	bool released;        /* by the worker: freed as soon as the handles are closed */
 };
 
 static void channel_ready(uv_poll_t *poll, int status, int events);
 
-static void poll_closed(uv_handle_t *handle)
+static void handle_closed(uv_handle_t *handle)
 {
 	struct link *link = handle->data;
 
-	link->closed = true;
-	if (link->released)
+	if (--link->handles == 0 && link->released)
 		free(link);
 }
 
 static void update(struct link *link)
 {
-	int events = UV_READABLE | (link->channel.queued > 0 ? UV_WRITABLE : 0);
+	bool room = link->channel.queued > 0 && !link->stalled;
+	int events = UV_READABLE | (room ? UV_WRITABLE : 0);
 
 	if (link->ended || events == link->events)
 		return;
 	link->events = events;
 	(void)uv_poll_start(&link->poll, events, channel_ready);
+}
+
+static void send_again(uv_timer_t *timer);
+
+static void flush(struct link *link)
+{
+	int r = sg_channel_flush(&link->channel);
+
+	link->stalled = sg_channel_passes(r);
+	if (!link->stalled)
+		return;
+	uv_update_time(link->again.loop);
+	(void)uv_timer_start(&link->again, send_again, AGAIN_MS, 0);
+}
+
+static void send_again(uv_timer_t *timer)
+{
+	struct link *link = timer->data;
+
+	flush(link);
+	update(link);
 }
 
 int link_open(struct link **ret_link, struct worker *worker, int *ret_fd)
@@ -77,20 +102,23 @@ int link_open(struct link **ret_link, struct worker *worker, int *ret_fd)
 		free(link);
 		return r;
 	}
-	link->poll.data = link;
+	(void)uv_timer_init(service->loop, &link->again);
+	link->poll.data = link->again.data = link;
+	link->handles = 2;
 	update(link);
 	*ret_link = link;
 	*ret_fd = fds[1];
 	return 0;
 }
 
-/* The handle before the descriptor: libuv takes whatever has the number by then out of its set. */
+/* The handles before the descriptor: libuv takes whatever has the number by then out of its set. */
 static void end(struct link *link)
 {
 	if (link->ended)
 		return;
 	link->ended = true;
-	uv_close((uv_handle_t *)&link->poll, poll_closed);
+	uv_close((uv_handle_t *)&link->poll, handle_closed);
+	uv_close((uv_handle_t *)&link->again, handle_closed);
 	sg_channel_done(&link->channel);
 }
 
@@ -100,7 +128,7 @@ void link_close(struct link *link)
 		return;
 	end(link);
 	link->released = true;
-	if (link->closed)
+	if (link->handles == 0)
 		free(link);
 }
 
@@ -114,6 +142,8 @@ bool link_speaks(const struct link *link)
 	return link_greeted(link) && link->channel.fd >= 0;
 }
 
+/* What cannot be sent at once waits; the loop says when the socket has room, or that it is not
+ * room that is wanted. */
 int link_send(struct link *link, const struct sg_message *message, const int *fds, size_t fds_len)
 {
 	int r;
@@ -332,8 +362,9 @@ static void channel_ready(uv_poll_t *poll, int status, int events)
 
 	if (status < 0)
 		events = UV_READABLE;
-	if (events & UV_WRITABLE)
-		(void)sg_channel_flush(&link->channel);
+	/* One that has stalled is the timer's. */
+	if ((events & UV_WRITABLE) && !link->stalled)
+		flush(link);
 	if (events & UV_READABLE)
 		look(link, WAKEUP_MAX);
 	update(link);
