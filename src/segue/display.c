@@ -274,14 +274,17 @@ static void on_serving(struct display *display, const json_t *event)
 	display->doing = DISPLAY_NOTHING;
 }
 
-/* Plain lines of a drain: when the count has changed, and not more than one a second. */
+/* Plain lines of a drain: when the count has changed, and not more than one a second. How many it
+ * is about comes soon after the beginning. */
 static void say_drain(struct display *display, const char *what)
 {
+	bool known = display->drain_said < 0 && display->connections > 0;
 	int64_t now = sg_now_ms();
 	char span[VIEW_SPAN_MAX] = "", text[128] = "";
 
-	if (display->drain_said_ms > 0 && (now - display->drain_said_ms < PLAIN_MS ||
-	                                   display->drain_said == display->connections))
+	if (display->drain_said_ms > 0 && !known &&
+	    (now - display->drain_said_ms < PLAIN_MS ||
+	     display->drain_said == display->connections))
 		return;
 	display->drain_said_ms = now;
 	display->drain_said = display->connections;

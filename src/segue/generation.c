@@ -125,7 +125,7 @@ bool generation_connections(const struct generation *generation, uint64_t *ret_c
                             uint64_t *ret_cut)
 {
 	uint64_t connections = 0, cut = generation->cut;
-	bool known = false;
+	bool known = false, aged = false;
 
 	for (unsigned int i = 0; i < generation->slots_len; i++) {
 		struct worker *workers[] = WORKERS_OF(&generation->slots[i]);
@@ -134,25 +134,45 @@ bool generation_connections(const struct generation *generation, uint64_t *ret_c
 			if (!worker_lives(workers[k]) || !workers[k]->counts)
 				continue;
 			known = true;
+			aged = aged || workers[k]->aged;
 			connections += workers[k]->connections;
 			cut += workers[k]->cut;
 		}
 	}
 	*ret_connections = connections;
 	*ret_cut = cut;
-	return known;
+	return known && !aged;
 }
 
-/* What it had when its drain began, as far as it is known: its last word may have been older. */
-void generation_counted(struct generation *generation)
+/* What each of its workers had when the drain began is the most that it has told since. */
+void generation_counted(struct worker *worker)
 {
-	uint64_t connections, cut;
+	struct generation *generation = worker->slot->generation;
+	uint64_t had = worker->connections + worker->cut;
 
-	if (!generation->retired || !generation_connections(generation, &connections, &cut))
+	if (!generation->retired || !worker->counts || worker->aged)
 		return;
 	generation->drained_known = true;
-	if (connections + cut > generation->drained_from)
-		generation->drained_from = connections + cut;
+	if (had > worker->drained_from) {
+		generation->drained_from += had - worker->drained_from;
+		worker->drained_from = had;
+	}
+}
+
+static void count_anew(struct generation *generation)
+{
+	generation->drained_known = false;
+	generation->drained_from = 0;
+	for (unsigned int i = 0; i < generation->slots_len; i++) {
+		struct worker *workers[] = WORKERS_OF(&generation->slots[i]);
+
+		for (size_t k = 0; k < WORKERS_A_SLOT; k++) {
+			if (!worker_lives(workers[k]))
+				continue;
+			workers[k]->drained_from = 0;
+			generation_counted(workers[k]);
+		}
+	}
 }
 
 /* Its listeners, and whom it takes over from; the offer ends both. */
@@ -306,9 +326,6 @@ void generation_retire(struct generation *generation)
 	/* What a worker that was replaced had cut is not of this drain. */
 	generation->cut = generation->killed = 0;
 	generation->cut_why = NULL;
-	generation->drained_known = false;
-	generation->drained_from = 0;
-	generation_counted(generation);
 	for (unsigned int i = 0; i < generation->slots_len; i++) {
 		struct slot *slot = &generation->slots[i];
 
@@ -324,6 +341,7 @@ void generation_retire(struct generation *generation)
 		worker_post(slot->worker, worker_is_committed(slot->worker) ? WORKER_EVENT_RETIRE
 		                                                            : WORKER_EVENT_ABANDON);
 	}
+	count_anew(generation);
 }
 
 void generation_abandon(struct generation *generation)

@@ -231,6 +231,20 @@ static void asked(struct link *link)
 	(void)link_send(link, &answer, NULL, 0);
 }
 
+/* Of one that has been told to drain what it counted before it does is of no use: its program may
+ * count once a second. */
+static void progress(struct worker *worker, const struct sg_message *message)
+{
+	bool drains = message->state != SG_STATE_PROBATION && message->state != SG_STATE_SERVING &&
+	              message->state != SG_STATE_STANDBY;
+
+	worker->counts = message->connections != SG_WIRE_UNKNOWN;
+	worker->aged = worker->aged && worker->state == WORKER_DRAINING && !drains;
+	worker->connections = message->connections;
+	worker->cut = message->cut;
+	generation_counted(worker);
+}
+
 static void message(struct link *link, struct sg_message *m, int *fds, size_t fds_len)
 {
 	struct worker *worker = link->worker;
@@ -255,10 +269,7 @@ static void message(struct link *link, struct sg_message *m, int *fds, size_t fd
 		worker_failed(worker, "%s", m->text);
 		break;
 	case SG_MESSAGE_PROGRESS:
-		worker->counts = m->connections != SG_WIRE_UNKNOWN;
-		worker->connections = m->connections;
-		worker->cut = m->cut;
-		generation_counted(worker->slot->generation);
+		progress(worker, m);
 		if (m->state == SG_STATE_PROBATION || m->state == SG_STATE_SERVING)
 			worker_post(worker, WORKER_EVENT_SERVES);
 		desk_draining(service, false);

@@ -229,7 +229,9 @@ static void gone(struct worker *worker)
 	generation->cut += worker->cut;
 	if (worker->killed && worker->was_committed && generation->retired) {
 		generation->killed++;
-		/* What it had open, as far as it had told. */
+		/* What it had open, as far as it had ever told. */
+		worker->aged = false;
+		generation_counted(worker);
 		generation->cut += worker->counts ? worker->connections : 0;
 	}
 	if (service->stop_asked) {

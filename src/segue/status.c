@@ -70,8 +70,9 @@ static json_t *worker_status(const struct slot *slot, const struct worker *worke
 	                                        ? "unknown"
 	                                        : kinds[worker->kind]));
 	json_object_set_new(out, "connections",
-	                    worker && worker->counts ? json_integer((json_int_t)worker->connections)
-	                                             : json_null());
+	                    worker && worker->counts && !worker->aged
+	                            ? json_integer((json_int_t)worker->connections)
+	                            : json_null());
 	json_object_set_new(out, "restarts", json_integer((json_int_t)slot->restarts));
 	json_object_set_new(out, "status", worker ? text_or_null(worker->text) : json_null());
 	json_object_set_new(out, "last_exit", text_or_null(slot->last_exit));

@@ -88,8 +88,10 @@ struct worker {
 	struct program program;
 	bool from_held; /* was started from the file that ran before it */
 
-	bool counts; /* has told how many connections it has */
+	bool counts; /* has told how many connections it has, */
+	bool aged;   /* but not since it was told to drain */
 	uint64_t connections, cut;
+	uint64_t drained_from;   /* the most of both since its generation was retired */
 	char text[256];          /* its STATUS= */
 	char reason[REASON_MAX]; /* why it failed; the first reason stands */
 };
@@ -129,7 +131,7 @@ struct generation {
 	uint64_t cut;                    /* of workers that are gone */
 	unsigned int killed;             /* workers whose drain ended so */
 	const char *cut_why;             /* a clause: who ended its drain; NULL: nobody */
-	bool drained_known;              /* somebody told: */
+	bool drained_known;              /* a worker has told since: */
 	uint64_t drained_from;           /* connections when the drain began */
 	char output[RELAY_TAIL_MAX + 1]; /* the last lines of the worker that failed */
 };
@@ -329,7 +331,7 @@ bool generation_confirmed(const struct generation *generation);
 int generation_replace(struct generation *generation, unsigned int index, char *reason,
                        size_t reason_size);
 unsigned int generation_alive(const struct generation *generation);
-void generation_counted(struct generation *generation);
+void generation_counted(struct worker *worker);
 bool generation_connections(const struct generation *generation, uint64_t *ret_connections,
                             uint64_t *ret_cut);
 struct worker *generation_worker_of(struct service *service, pid_t pid);

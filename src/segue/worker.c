@@ -288,6 +288,7 @@ static void act(struct worker *worker, enum worker_action action, enum worker_ev
 		generation_worker_serves(worker);
 		break;
 	case WORKER_ACTION_RETIRE:
+		worker->aged = true;
 		ask_away(worker, SG_MESSAGE_RETIRE);
 		break;
 	case WORKER_ACTION_RESUME:

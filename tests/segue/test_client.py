@@ -264,6 +264,17 @@ def test_an_interrupted_client_says_that_the_upgrade_goes_on(host, segue, number
     assert host.told() == {"gone": client}
 
 
+def test_connections_that_are_not_known_yet_are_told_as_soon_as_they_are(host, segue):
+    command = segue("upgrade", "web")
+    client = host.call("upgrade")
+    for connections in (None, 132, None):
+        host.event(client, "draining", connections=connections, deadline_ms=30000, cut=0)
+    host.end(client, 0, DONE, outcome="upgraded")
+    assert command.wait()[1].splitlines() == [
+        "generation 7 drains: 30 s until the deadline",
+        "generation 7 drains: 132 connections left, 30 s until the deadline", DONE]
+
+
 def test_a_stop_ends_when_the_supervisor_has(host, segue):
     command = segue("stop")
     client = host.call("stop")

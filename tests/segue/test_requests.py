@@ -403,6 +403,26 @@ def test_a_drain_that_is_cut_is_counted_to_who_waits(run):
     assert one.service.ask("cut").code == 3
 
 
+def test_who_waits_hears_how_many_connections_drain_and_never_a_count_of_before(supervise):
+    """The HTTP module tells how many it has once a second, and ten times in a drain."""
+    service = supervise()
+    eventually(lambda: service.workers()[0]["connections"], 0)
+    clients = [in_flight(service) for _ in range(20)]
+    upgrade = service.popen("upgrade", "--json")
+    told = []
+    while not told or told[-1] is None:
+        event = json.loads(upgrade.stdout.readline())
+        if event.get("event") == "draining":
+            told.append(event["connections"])
+    assert told[0] is None and told[-1] == len(clients)
+    for client in clients:
+        client.send(b"y").response()
+        client.close()
+    out, err = upgrade.communicate(timeout=30)
+    assert upgrade.returncode == 0, (out, err)
+    assert json.loads(out.splitlines()[-1])["connections"] == len(clients)
+
+
 def test_a_signal_goes_to_each_worker_of_the_generation_that_serves(run):
     one = run("--workers", 2)
     before = one.pids()

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The channel to a worker, where what is to be sent cannot be for want of memory or of descriptors
- * in flight: the socket stays writable all the while. The rest of the supervisor is stood in for.
+ * The channel to a worker: what is to be sent and cannot be for want of memory or of descriptors in
+ * flight, while the socket stays writable; and what the worker tells of its connections. The rest
+ * of the supervisor is stood in for.
  */
 #include "unit.h"
 #include "unit_loop.h"
 
 #include "core/channel.h"
 #include "core/fd.h"
+#include "core/lifecycle.h"
 #include "segue/log.h"
 #include "segue/supervisor.h"
 
@@ -41,7 +43,7 @@ void worker_failed(struct worker *worker, const char *format, ...)
 
 void worker_post(struct worker *worker, enum worker_event event)
 {
-	UNIT_FAIL("the worker is to hear of event %d", (int)event);
+	CHECK_INT(event, WORKER_EVENT_SERVES);
 }
 
 void worker_is_ready(struct worker *worker, enum worker_kind kind)
@@ -52,7 +54,7 @@ void generation_greeted(struct worker *worker)
 {
 }
 
-void generation_counted(struct generation *generation)
+void generation_counted(struct worker *worker)
 {
 }
 
@@ -233,6 +235,67 @@ UNIT_CASE(a_worker_is_heard_while_it_cannot_be_told_anything)
 	run_for(&bench, STEP_MS);
 	CHECK_INT(told, 1);
 	/* It ends with a message that waits, and its timer. */
+	bench_close(&bench);
+}
+
+/* What a worker says. */
+
+static void say(struct bench *bench, const struct sg_message *message, const int *fds, size_t len)
+{
+	CHECK_INT(sg_channel_send(&bench->far, message, fds, len), 0);
+	link_look(bench->link);
+}
+
+static void greet(struct bench *bench)
+{
+	struct sg_message hello = { .type = SG_MESSAGE_HELLO,
+		                    .version_min = 2,
+		                    .version_max = 2,
+		                    .pid = (uint32_t)getpid() };
+	int pidfd = sg_pidfd_open(getpid());
+
+	bench->worker.process.pid = getpid();
+	say(bench, &hello, &pidfd, 1);
+	sg_fd_close(pidfd);
+	CHECK(link_greeted(bench->link));
+}
+
+static void say_connections(struct bench *bench, enum sg_state state, uint64_t connections)
+{
+	struct sg_message progress = { .type = SG_MESSAGE_PROGRESS,
+		                       .state = (uint32_t)state,
+		                       .connections = connections };
+
+	say(bench, &progress, NULL, 0);
+	CHECK_INT(bench->worker.connections, connections);
+}
+
+UNIT_CASE(connections_that_a_worker_told_before_it_drains_are_not_those_of_its_drain)
+{
+	struct bench bench;
+
+	bench_open(&bench);
+	greet(&bench);
+	bench.worker.state = WORKER_DRAINING;
+	bench.worker.aged = true;
+	say_connections(&bench, SG_STATE_SERVING, 3);
+	say_connections(&bench, SG_STATE_STANDBY, 3);
+	CHECK(bench.worker.counts && bench.worker.aged);
+	say_connections(&bench, SG_STATE_DRAINING, 20);
+	CHECK(bench.worker.counts && !bench.worker.aged);
+	bench_close(&bench);
+}
+
+UNIT_CASE(connections_of_a_worker_that_serves_again_are_known_with_its_next_word)
+{
+	struct bench bench;
+
+	bench_open(&bench);
+	greet(&bench);
+	bench.worker.state = WORKER_SERVING;
+	bench.worker.aged = true;
+	say_connections(&bench, SG_STATE_STANDBY, 3);
+	CHECK(!bench.worker.aged);
 	bench_close(&bench);
 }
 
