@@ -331,28 +331,34 @@ void desk_generation_gone(struct service *service, const struct generation *gene
 	}
 }
 
-void desk_worker_replaced(struct service *service, const struct worker *worker, bool well,
-                          const char *reason)
+static void end_restart(struct control_client *client, const struct slot *slot, const char *reason)
 {
+	bool lost = slot->generation->service->stop_asked, serves;
+	char message[REASON_MAX + 100];
+
+	if (reason == NULL) {
+		snprintf(message, sizeof(message), "worker %u is now pid %ld", slot->index,
+		         (long)slot->worker->process.pid);
+		control_end(client, EXIT_DONE, message, json_pack("{ss}", "outcome", "done"));
+		return;
+	}
+	serves = slot->worker != NULL && slot->worker->state == WORKER_SERVING;
+	snprintf(message, sizeof(message), "the replacement of worker %u failed: %s%s", slot->index,
+	         reason, serves ? "; the worker serves as before" : "");
+	control_end(client, lost ? EXIT_LOST : EXIT_FAILED, message,
+	            json_pack("{ss}", "outcome", lost ? "lost" : "failed"));
+}
+
+void desk_worker_replaced(const struct slot *slot, const char *reason)
+{
+	struct service *service = slot->generation->service;
 	struct waiter *next;
 
 	for (struct waiter *waiter = service->waiters; waiter != NULL; waiter = next) {
-		char message[REASON_MAX + 100];
-
 		next = waiter->next;
-		if (waiter->kind != WAITS_FOR_WORKER || waiter->worker != worker->slot->index ||
-		    waiter->generation != worker->slot->generation->number)
-			continue;
-		if (well)
-			snprintf(message, sizeof(message), "worker %u is now pid %ld",
-			         worker->slot->index, (long)worker->process.pid);
-		else
-			snprintf(message, sizeof(message),
-			         "the replacement of worker %u failed: %s; the worker serves as "
-			         "before",
-			         worker->slot->index, reason);
-		control_end(release(service, waiter), well ? EXIT_DONE : EXIT_FAILED, message,
-		            json_pack("{ss}", "outcome", well ? "done" : "failed"));
+		if (waiter->kind == WAITS_FOR_WORKER && waiter->worker == slot->index &&
+		    waiter->generation == slot->generation->number)
+			end_restart(release(service, waiter), slot, reason);
 	}
 }
 

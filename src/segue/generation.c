@@ -103,8 +103,20 @@ void generation_post(struct generation *generation, enum worker_event event)
 
 void generation_stop(struct generation *generation, enum worker_event event)
 {
-	for (unsigned int i = 0; i < generation->slots_len; i++)
-		slot_forget_restart(&generation->slots[i]);
+	const struct service *service = generation->service;
+
+	for (unsigned int i = 0; i < generation->slots_len; i++) {
+		struct slot *slot = &generation->slots[i];
+
+		slot_forget_restart(slot);
+		if (!worker_lives(slot->replacement))
+			continue;
+		if (service->stop_asked)
+			worker_failed(slot->replacement, "the service is being stopped");
+		else
+			worker_failed(slot->replacement, "generation %llu serves again",
+			              (unsigned long long)service->serving->number);
+	}
 	generation_post(generation, event);
 }
 
@@ -237,7 +249,7 @@ static void take_place(struct worker *worker)
 	if (worker_lives(slot->leaving) && !worker_is_committed(slot->leaving))
 		worker_post(slot->leaving, WORKER_EVENT_ABANDON);
 	if (slot->leaving == NULL)
-		desk_worker_replaced(slot->generation->service, worker, true, NULL);
+		desk_worker_replaced(slot, NULL);
 }
 
 void generation_worker_ready(struct worker *worker)
@@ -330,8 +342,11 @@ void generation_retire(struct generation *generation)
 		struct slot *slot = &generation->slots[i];
 
 		slot_forget_restart(slot);
-		if (worker_lives(slot->replacement))
+		if (worker_lives(slot->replacement)) {
+			worker_failed(slot->replacement, "generation %llu has taken over meanwhile",
+			              (unsigned long long)generation->service->serving->number);
 			worker_post(slot->replacement, WORKER_EVENT_ABANDON);
+		}
 		if (worker_lives(slot->leaving))
 			worker_post(slot->leaving, WORKER_EVENT_RETIRE);
 		if (!worker_lives(slot->worker))

@@ -241,17 +241,17 @@ static void gone(struct worker *worker)
 	relay_forget(service->relay, worker->key);
 	if (slot->replacement == worker) {
 		slot->replacement = NULL;
-		desk_worker_replaced(service, worker, false, worker->reason);
+		desk_worker_replaced(slot, worker->reason);
 	} else if (slot->worker == worker && worker_lives(slot->leaving) &&
 	           slot->leaving->state == WORKER_SERVING) {
 		/* It did not come to serve: the one that it was to replace accepts as before. */
 		slot->worker = slot->leaving;
 		slot->leaving = NULL;
-		desk_worker_replaced(service, worker, false, worker->reason);
+		desk_worker_replaced(slot, worker->reason);
 	} else if (slot->leaving == worker) {
 		slot->leaving = NULL;
-		desk_worker_replaced(service, slot->worker != NULL ? slot->worker : worker, true,
-		                     NULL);
+		/* The one in its place may have ended before it. */
+		desk_worker_replaced(slot, slot->worker != NULL ? NULL : slot->last_exit);
 	} else {
 		slot->worker = NULL;
 		remember(slot, worker);

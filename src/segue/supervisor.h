@@ -404,8 +404,8 @@ void desk_serving(struct service *service, const struct generation *successor);
 void desk_cut(struct worker *worker, enum worker_event event);
 void desk_taken_back(struct service *service, uint64_t failed, uint64_t back, const char *message);
 void desk_generation_gone(struct service *service, const struct generation *generation);
-void desk_worker_replaced(struct service *service, const struct worker *worker, bool well,
-                          const char *reason);
+/* reason: why not; NULL where it was. */
+void desk_worker_replaced(const struct slot *slot, const char *reason);
 void desk_leave(struct service *service);
 
 #endif

@@ -385,6 +385,46 @@ def test_a_replacement_that_fails_leaves_the_worker_in_its_place(run):
                                   "before it was ready; the worker serves as before")
 
 
+def held_restart(held):
+    """A service with one worker, whose replacement waits at a gate; who waits for it."""
+    one, let = held()
+    restart = one.service.popen("restart", "--json", 0)
+    one.log.wait_for("gate")
+    return one, restart, let
+
+
+def how_it_ended(command):
+    out, _ = command.communicate(timeout=30)
+    end = json.loads(out.splitlines()[-1])
+    assert end["exit"] == command.returncode
+    return end["exit"], end["outcome"], end["message"]
+
+
+def test_a_replacement_that_an_upgrade_overtakes_failed_for_that(held_upgrade):
+    one, restart, _ = held_restart(held_upgrade)
+    one.configure()
+    assert one.service.ask("upgrade").code == 0
+    assert how_it_ended(restart) == (
+        1, "failed", "the replacement of worker 0 failed: generation 2 has taken over meanwhile")
+
+
+def test_a_replacement_that_a_stop_overtakes_is_lost_for_that(held_upgrade):
+    one, restart, _ = held_restart(held_upgrade)
+    assert one.service.ask("stop").code == 0
+    assert how_it_ended(restart) == (
+        7, "lost", "the replacement of worker 0 failed: the service is being stopped")
+
+
+def test_where_the_worker_has_ended_too_nobody_says_that_it_serves_as_before(held_upgrade):
+    one, restart, _ = held_restart(held_upgrade)
+    (replacement,) = [event["pid"] for event in one.log.find("started", generation=1)][1:]
+    one.service.process(one.pids()[0]).send(signal.SIGKILL)
+    one.log.wait_for("crashed")
+    one.service.process(replacement).send(signal.SIGKILL)
+    assert how_it_ended(restart) == (
+        1, "failed", "the replacement of worker 0 failed: it was killed by signal 9 (Killed) before it was ready")
+
+
 def test_a_drain_that_is_cut_is_counted_to_who_waits(run):
     one = run()
     clients = [in_flight(one) for _ in range(3)]
