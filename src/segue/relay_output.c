@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -108,4 +109,16 @@ void relay_output_flush(struct relay_output *output)
 		free(output->rest);
 		output->rest = NULL;
 	}
+}
+
+/* A pipe has one number for both of its ends; a terminal and a socket have one for each. */
+uint64_t relay_output_unread(const struct relay_output *output)
+{
+	struct stat st;
+	int count = 0;
+
+	if (output->fd < 0 || fstat(output->fd, &st) < 0 ||
+	    ioctl(output->fd, S_ISFIFO(st.st_mode) ? FIONREAD : TIOCOUTQ, &count) < 0)
+		return 0;
+	return count > 0 ? (uint64_t)count : 0;
 }

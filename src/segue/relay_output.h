@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct relay_output {
 	int fd;
@@ -27,5 +28,9 @@ void relay_output_write(struct relay_output *output, const char *data, size_t le
 
 /* Writes the rest, or some of it. */
 void relay_output_flush(struct relay_output *output);
+
+/* What was written and not read yet, in bytes or whatever the kernel counts; 0 where it does not.
+ */
+uint64_t relay_output_unread(const struct relay_output *output);
 
 #endif

@@ -7,7 +7,8 @@
  * What has been read and not written yet is in a stream's buffer: one line, or what was read
  * ahead because the last words were asked for.
  *
- * When the supervisor has died the process stays until its last worker has gone.
+ * When the supervisor has died the process stays until its last worker has gone and what that wrote
+ * is written, or nobody reads it.
  */
 #include "segue/relay_message.h"
 
@@ -31,9 +32,10 @@
 #define BUFFER_MAX     (LINE_MAX_BYTES + (64 << 10)) /* a line, and a whole pipe */
 #define WRITE_MAX      4096                          /* whole in a pipe: PIPE_BUF */
 #define PREFIX_MAX     96
-#define PARTIAL_MS     250  /* so long half a line is waited for, without prefixes */
-#define PID_MS         1000 /* so long the pid is waited for, with them */
-#define STALLED_MS     1000 /* at the end: so long for an output that takes nothing */
+#define PARTIAL_MS     250   /* so long half a line is waited for, without prefixes */
+#define PID_MS         1000  /* so long the pid is waited for, with them */
+#define STALLED_MS     1000  /* at the end: so long for an output that takes nothing, */
+#define UNREAD_MS      30000 /* and so long where no supervisor waits for the end */
 
 struct stream {
 	int fd; /* -1: ended */
@@ -41,7 +43,8 @@ struct stream {
 	char *buffer;
 	size_t at, len; /* what waits: len bytes from at */
 	int64_t fresh_ms;
-	bool dry; /* nothing was in the pipe when it was last looked at */
+	bool dry;  /* nothing was in the pipe when it was last looked at */
+	bool hung; /* nobody is left who could write to it */
 };
 
 struct source {
@@ -67,7 +70,10 @@ struct process {
 	const char *log_file;
 	int log_fd;
 	bool closing;
-	int64_t moved_ms; /* since it closes: when an output has last taken something */
+	bool left;        /* without the supervisor, and without anybody who could write */
+	int64_t moved_ms; /* since one of both: when an output has last taken something, */
+	bool seen;        /* how much nobody had read after that: */
+	uint64_t unread;
 	bool one_output;
 	struct relay_output outputs[2];
 	struct source *first;
@@ -238,6 +244,12 @@ static bool write_once(struct process *process, struct source *source, struct st
 	return len > 0;
 }
 
+static void has_moved(struct process *process)
+{
+	process->moved_ms = process->now_ms;
+	process->seen = false;
+}
+
 static void write_what_is_there(struct process *process)
 {
 	bool wrote;
@@ -248,7 +260,7 @@ static void write_what_is_there(struct process *process)
 			for (int i = 0; i < 2; i++)
 				wrote |= write_once(process, s, &s->streams[i]);
 		if (wrote)
-			process->moved_ms = process->now_ms;
+			has_moved(process);
 	} while (wrote);
 }
 
@@ -406,7 +418,7 @@ static void supervisor_is_gone(struct process *process)
 static void begin_to_close(struct process *process)
 {
 	process->closing = true;
-	process->moved_ms = process->now_ms;
+	has_moved(process);
 }
 
 static void listen_to_supervisor(struct process *process)
@@ -525,9 +537,17 @@ static int64_t sooner(int64_t one, int64_t other)
 	return one < 0 || (other >= 0 && other < one) ? other : one;
 }
 
+/* When it ends though not everything is written, unless something is taken; -1: never. */
+static int64_t given_up_at(const struct process *process)
+{
+	return process->closing ? process->moved_ms + STALLED_MS
+	       : process->left  ? process->moved_ms + UNREAD_MS
+	                        : -1;
+}
+
 static int timeout_of(const struct process *process)
 {
-	int64_t until = process->closing ? process->moved_ms + STALLED_MS : -1, left;
+	int64_t until = given_up_at(process), left;
 
 	for (const struct source *s = process->first; s != NULL; s = s->next) {
 		until = sooner(until, held_until(process, s));
@@ -543,6 +563,15 @@ static bool owes_words(const struct process *process)
 		if (s->answer || is_over(s))
 			return true;
 	return false;
+}
+
+/* What is not to be read yet is only asked whether anybody is left who could write. */
+static struct pollfd poll_of(const struct process *process, const struct stream *stream)
+{
+	bool wanted = wants_reading(stream), ends = process->control < 0 && !stream->hung;
+
+	return (struct pollfd){ .fd = wanted || ends ? stream->fd : -1,
+		                .events = wanted ? POLLIN : 0 };
 }
 
 /* Room for the supervisor, the outputs, and both streams and the pidfd of each source. */
@@ -570,10 +599,7 @@ static size_t fill_polls(struct process *process)
 		};
 	for (const struct source *s = process->first; s != NULL; s = s->next) {
 		for (int i = 0; i < 2; i++)
-			process->polls[at++] = (struct pollfd){
-				.fd = wants_reading(&s->streams[i]) ? s->streams[i].fd : -1,
-				.events = POLLIN,
-			};
+			process->polls[at++] = poll_of(process, &s->streams[i]);
 		process->polls[at++] = (struct pollfd){
 			.fd = process->control < 0 ? s->pidfd : -1,
 			.events = POLLIN,
@@ -590,9 +616,11 @@ static void read_what_came(struct process *process)
 	for (struct source *s = process->first; s != NULL; s = s->next) {
 		for (int i = 0; i < 2; i++) {
 			const struct pollfd *poller = &process->polls[at++];
+			bool wanted = poller->events != 0 && poller->fd >= 0;
 
-			s->streams[i].dry = poller->fd >= 0 && poller->revents == 0;
-			if (poller->revents != 0)
+			s->streams[i].dry = wanted && poller->revents == 0;
+			s->streams[i].hung |= (poller->revents & POLLHUP) != 0;
+			if (wanted && poller->revents != 0)
 				read_stream(process, s, &s->streams[i]);
 		}
 		at++;
@@ -606,7 +634,7 @@ static void flush(struct process *process, struct relay_output *output)
 	if (before > 0)
 		relay_output_flush(output);
 	if (output->rest_len < before)
-		process->moved_ms = process->now_ms;
+		has_moved(process);
 }
 
 static void wait_and_read(struct process *process)
@@ -623,9 +651,48 @@ static void wait_and_read(struct process *process)
 	end_orphans(process);
 }
 
+static bool is_left(const struct process *process)
+{
+	for (const struct source *s = process->first; s != NULL; s = s->next) {
+		if (s->pidfd >= 0)
+			return false;
+		for (int i = 0; i < 2; i++)
+			if (s->streams[i].fd >= 0 && !s->streams[i].hung)
+				return false;
+	}
+	return process->control < 0;
+}
+
+/*
+ * Nobody writes any more, and the reader may be one that holds the pipe and never reads. One that
+ * reads little at a time makes room by the page, perhaps a minute later: it is slow, and known by
+ * what waits for it.
+ */
+static void look_whether_it_is_read(struct process *process)
+{
+	uint64_t unread;
+
+	if (!process->left) {
+		if (!is_left(process))
+			return;
+		process->left = true;
+		has_moved(process);
+	}
+	unread = relay_output_unread(&process->outputs[0]) +
+	         relay_output_unread(&process->outputs[1]);
+	if (process->seen && process->now_ms - process->moved_ms < UNREAD_MS)
+		return;
+	if (process->seen && unread < process->unread)
+		has_moved(process);
+	process->seen = true;
+	process->unread = unread;
+}
+
 static bool has_more_to_do(const struct process *process)
 {
-	if (process->closing && process->now_ms - process->moved_ms >= STALLED_MS)
+	int64_t until = given_up_at(process);
+
+	if (until >= 0 && process->now_ms >= until)
 		return false;
 	return (process->control >= 0 && !process->closing) || process->first != NULL ||
 	       process->outputs[0].rest_len > 0 || process->outputs[1].rest_len > 0;
@@ -688,6 +755,7 @@ _Noreturn void relay_process_run(int control_fd, enum config_log mode, int log_f
 		write_what_is_there(&process);
 		speak_to_supervisor(&process);
 		rotate(&process);
+		look_whether_it_is_read(&process);
 	}
 	_exit(0);
 }

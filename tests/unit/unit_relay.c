@@ -5,11 +5,15 @@
 #include "unit.h"
 #include "unit_loop.h"
 
+#include "core/fd.h"
 #include "segue/relay.h"
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
 
 #define WRITERS 8
 #define LINES   2000
@@ -18,6 +22,43 @@
 #define ORPHANS 4
 #define STOPPED 1
 #define ENDLESS 2
+
+/* How the relay's process sees the time and waits, where a case says so: shared with it. */
+static struct {
+	pid_t test;
+	_Atomic int64_t ahead_ms;   /* of the real time */
+	_Atomic unsigned int waits; /* how often it has begun to wait, */
+	_Atomic int wait_ms;        /* and how long for */
+} * watch;
+
+/* In place of libc's. */
+int clock_gettime(clockid_t clock_id, struct timespec *tp)
+{
+	int r = (int)syscall(SYS_clock_gettime, clock_id, tp);
+
+	if (watch != NULL)
+		tp->tv_sec += watch->ahead_ms / 1000;
+	return r;
+}
+
+int poll(struct pollfd *fds, nfds_t nfds, int timeout)
+{
+	struct timespec step = { .tv_nsec = 2000000 };
+	int64_t began = watch != NULL ? sg_now_ms() : 0;
+	long r;
+
+	if (watch == NULL || getpid() == watch->test) {
+		struct timespec real = { timeout / 1000, timeout % 1000 * 1000000L };
+
+		return (int)syscall(SYS_ppoll, fds, nfds, timeout < 0 ? NULL : &real, NULL, 0);
+	}
+	watch->wait_ms = timeout;
+	watch->waits++;
+	do
+		r = syscall(SYS_ppoll, fds, nfds, &step, NULL, 0);
+	while (r == 0 && (timeout < 0 || sg_now_ms() - began < timeout));
+	return (int)r;
+}
 
 struct bench {
 	uv_loop_t loop;
@@ -566,6 +607,97 @@ UNIT_CASE(the_output_outlives_the_supervisor)
 	}
 	CHECK_INT(read(bench.out, &byte, 1), 0);
 	MUST(close(bench.out));
+	unit_reap_orphans();
+}
+
+/* A pipe is full of them, and not all that the relay reads ahead. */
+#define LEFT_LINES 4000
+
+static void work_many_lines(unsigned int number)
+{
+	char text[32];
+
+	for (unsigned int i = 0; i < LEFT_LINES; i++)
+		MUST(write(1, text, (size_t)snprintf(text, sizeof(text), "line %06u\n", i)));
+}
+
+/* The supervisor has died, its worker has written more than there is room for, and is gone; the
+ * relay waits for a reader, for so long as it says. */
+static void leave_unread(struct bench *bench)
+{
+	pid_t pid;
+	int fds[2];
+
+	unit_adopt_orphans();
+	watch = mmap(NULL, sizeof(*watch), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+	             0);
+	CHECK(watch != MAP_FAILED);
+	watch->test = getpid();
+	MUST(pipe2(fds, O_CLOEXEC));
+	*bench = (struct bench){ .out = fds[0], .shared = fds[1] };
+	pid = (pid_t)MUST(fork());
+	if (pid == 0) {
+		CHECK_INT(uv_loop_init(&bench->loop), 0);
+		open_relay(bench, CONFIG_LOG_PREFIX, NULL);
+		start_worker(bench, 1, "1:1", work_many_lines);
+		raise(SIGKILL);
+	}
+	MUST(close(fds[1]));
+	reap(pid);
+	/* The worker: the relay cannot have ended. */
+	MUST(waitpid(-1, NULL, 0));
+	/* For nothing else it waits so long. */
+	while (watch->wait_ms < 10000)
+		poll(NULL, 0, 1);
+}
+
+/* The time that it waits for passes, and it has either seen that or ended. */
+static void let_the_wait_pass(void)
+{
+	unsigned int before = watch->waits;
+	siginfo_t info = { 0 };
+
+	watch->ahead_ms += watch->wait_ms + 1000;
+	while (watch->waits == before && info.si_pid == 0) {
+		poll(NULL, 0, 1);
+		MUST(waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT));
+	}
+}
+
+UNIT_CASE(a_relay_without_supervisor_and_workers_does_not_wait_for_ever_for_who_never_reads)
+{
+	struct bench bench;
+
+	leave_unread(&bench);
+	CHECK(watch->wait_ms <= 30000);
+	let_the_wait_pass();
+	unit_reap_orphans();
+	MUST(close(bench.out));
+}
+
+UNIT_CASE(it_waits_for_who_reads_little_at_a_time_and_writes_it_all)
+{
+	char text[100], line[64], *end;
+	unsigned int count = 0;
+	struct bench bench;
+	FILE *out;
+
+	leave_unread(&bench);
+	/* Much less than the page that has to be read before there is room again. */
+	for (int i = 0; i < 5; i++) {
+		CHECK_INT(read(bench.out, text, sizeof(text)), sizeof(text));
+		let_the_wait_pass();
+		for (size_t at = 0; at < sizeof(text); at++)
+			count += text[at] == '\n';
+	}
+	out = fdopen(bench.out, "r");
+	while (fgets(line, sizeof(line), out))
+		count++;
+	CHECK_INT(count, LEFT_LINES);
+	end = strstr(line, "line ");
+	CHECK(end != NULL);
+	CHECK_INT(strtol(end + 5, NULL, 10), LEFT_LINES - 1);
+	fclose(out);
 	unit_reap_orphans();
 }
 
