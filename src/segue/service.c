@@ -318,7 +318,7 @@ static void stop(struct service *service, bool now)
 		service_failed(service, "the service stops");
 		if (first_failed)
 			service->exit_code = EXIT_FAILED;
-		/* A start that a stop interrupts is no failure; an upgrade that was begun has an end. */
+		/* A start that a stop interrupts is no failure; an upgrade has to have an end. */
 		if (first_failed || service->serving != NULL)
 			log_failure(&service->upgrade, "");
 		answer_asker(service, 2, service->upgrade.reason);
