@@ -192,7 +192,8 @@ def test_a_worker_whose_loop_hangs_does_not_outlive_the_supervisor_for_ever(run)
     one.behave("serve:hang")
     one.service.popen("upgrade", "--no-wait").communicate(timeout=30)
     hung = one.log.wait_for("started", generation=2)["pid"]
-    one.worker("committed", generation=2)
+    # The supervisor says that it commits before it does.
+    one.log.wait_for("hang", pid=hung)
     kill_supervisor(one.service)
     is_killed(one.service, [hung], one.address)
 
