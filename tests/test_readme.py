@@ -1,19 +1,19 @@
 """What the README shows of `segue run` is what happens: its commands are run, and the lines compared."""
 
 import os
+import pathlib
 import re
+import shutil
 import signal
 import subprocess
 
 import pytest
 
 from functional import eventually
-from harness.builds import ROOT, put_program
+from harness.builds import ROOT
 from harness.supervised import Supervised
 
 HEADING = "Any server, under a supervisor"
-BROKEN = "#!/bin/sh\necho 'config.yml: no such file' >&2\nexit 1\n"
-
 
 def transcript():
     """[(command, remark, [lines of output])] of the display below the heading."""
@@ -22,7 +22,7 @@ def transcript():
     found = []
     for line in re.findall(r"^    (.*)$|^$", part, re.M):
         if line.startswith("$ "):
-            command, _, remark = line[2:].partition("#")
+            command, _, remark = line[2:].partition("  # ")
             found.append((command.strip(), remark.strip(), []))
         elif line and found:
             found[-1][2].append(line)
@@ -41,20 +41,35 @@ def shape(lines):
     return out
 
 
+def prepare(commands, build, folder):
+    """The commands before `segue run`, in a copy of the clone: where they lead to, with `segue` in PATH."""
+    shutil.copytree(ROOT / "examples", folder / "clone/examples")
+    (folder / "clone/build/src").mkdir(parents=True)
+    (folder / "clone/build/src/segue").symlink_to(build.program("src/segue/segue").parent)
+    before = {path for path in (folder / "clone").iterdir()}
+    script = "\n".join(["set -e", *commands, "pwd", "command -v segue"])
+    done = subprocess.run(["/bin/sh", "-c", script], cwd=folder / "clone", check=True, capture_output=True, text=True)
+    where, found = done.stdout.splitlines()
+    assert os.path.samefile(found, build.program("src/segue/segue"))
+    assert {path for path in (folder / "clone").iterdir()} == before, "build/ alone is not the clone's"
+    return where
+
+
 @pytest.fixture
 def service(build, folder, _guard):
-    """The README's service, in a folder with its programs, on a port of its own."""
-    put_program(ROOT / "examples/servers/hello-asyncio.py", folder / "server")
-    (folder / "broken").write_text(BROKEN)
-    (folder / "broken").chmod(0o755)
-    (command, _, output), *rest = transcript()
+    """The README's service, made as it says, on a port of its own."""
+    steps = transcript()
+    place = next(i for i, step in enumerate(steps) if step[0].startswith("segue run"))
+    assert not any(output for _, _, output in steps[: place + 1])
+    folder = prepare([command for command, _, _ in steps[:place]], build, folder)
+    (command, _, _), *rest = steps[place:]
     words = command.split()
-    assert words[:2] == ["segue", "run"] and words[-1] == "&" and not output
+    assert words[-1] == "&"
     words = [word.replace(":8080", ":0") for word in words[2:-1]]
     segue = build.program("src/segue/segue")
-    one = _guard.own(Supervised(segue, folder, *words))
+    one = _guard.own(Supervised(segue, pathlib.Path(folder), *words))
     one.wait_serving()
-    one.rest = rest
+    one.rest, one.folder = rest, folder
     return one
 
 
@@ -62,7 +77,7 @@ def identity(service):
     return service.status()["generations"][0]["program"]["script_file"]["identity"]
 
 
-def test_the_commands_of_the_readme_do_what_it_shows(service, build, folder):
+def test_the_commands_of_the_readme_do_what_it_shows(service, build):
     segue = build.program("src/segue/segue")
     verbs = []
     for command, remark, shown in service.rest:
@@ -71,9 +86,9 @@ def test_the_commands_of_the_readme_do_what_it_shows(service, build, folder):
         verbs.append(verb)
         if verb == "status":
             eventually(lambda: identity(service).startswith("sha256:"), True)
-        done = subprocess.run([segue, verb, "--control", service.control, *words], cwd=folder, text=True,
+        done = subprocess.run([segue, verb, "--control", service.control, *words], cwd=service.folder, text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
-        said = done.stdout.replace(str(folder), "/srv/app")
+        said = done.stdout.replace(service.folder, "/srv/app")
         assert shape(said.splitlines()) == shape(shown), done.stdout
         assert done.returncode == int(re.sub(r"\D", "", remark) or 0)
     assert verbs == ["upgrade", "upgrade", "status"]
