@@ -2,6 +2,7 @@
 /*
  * state - a counter in memory that outlives the process that counts
  *
+ *         $ ./state --pid-file state.pid &
  *         $ curl -X POST localhost:8080/counter
  *         1
  *         $ kill -USR2 "$(cat state.pid)" && curl -X POST localhost:8080/counter
