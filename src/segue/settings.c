@@ -36,7 +36,7 @@ const struct setting settings[] = {
 	{ "ready", 0, "MODE",
 	  "how a worker says that it is ready: auto, segue, notify,\n"
 	  "fd:N, exec:COMMAND, http://HOST:PORT/PATH, tcp://HOST:PORT,\n"
-	  "delay:DURATION (auto)",
+	  "unix:///PATH, delay:DURATION (auto)",
 	  .kind = SETTING_READY },
 	{ "start-timeout", 0, "DURATION", "a worker has to be ready within it (30s)",
 	  SETTING_DURATION, FIELD(start_timeout_ms), 1 },
