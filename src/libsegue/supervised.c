@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 #define PROGRESS_EVERY_MS 100
 #define LOST_MS           10000
@@ -34,6 +35,9 @@ void sg_supervised_begin(struct peer *peer, const struct sg_message *message)
 	segue->workers = message->workers;
 	segue->orphans_serve = message->flags & SG_SUPERVISE_ORPHANS_SERVE;
 	segue->options.drain_timeout_ms = duration(message->drain_ms);
+	/* Its death is seen on the channel. The kernel would send its signal once for each thread
+	 * that a supervisor loses before its last one, and a second stop cuts. */
+	(void)prctl(PR_SET_PDEATHSIG, 0);
 }
 
 /* A worker whose supervisor has gone. */

@@ -59,8 +59,8 @@ class Load:
             except closed:
                 self.fresh_closed += 1
                 continue
-            except (ConnectionRefusedError, FileNotFoundError):
-                self.refused = True
+            except (ConnectionRefusedError, ConnectionResetError, FileNotFoundError):
+                self.refused = True  # Reset while connecting, where the listener goes just then.
                 return
             self._note()
 

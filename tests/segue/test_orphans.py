@@ -36,6 +36,48 @@ def ask_until(address, pids):
                len(seen) >= 8, True)
 
 
+DEATH_SIGNAL = r"""
+#include <poll.h>
+#include <segue.h>
+#include <stdio.h>
+#include <sys/prctl.h>
+
+int main(void)
+{
+	struct segue *segue;
+	struct segue_event event;
+	int before = 0, after = -1;
+
+	prctl(PR_GET_PDEATHSIG, &before);
+	if (segue_open(&segue, NULL) < 0)
+		return 1;
+	prctl(PR_GET_PDEATHSIG, &after);
+	fprintf(stderr, "{\"event\": \"death_signal\", \"before\": %d, \"after\": %d}\n", before, after);
+	if (segue_listen(segue, "http", "tcp://127.0.0.1:0", NULL) < 0 || segue_ready(segue) < 0)
+		return 1;
+	for (;;) {
+		struct pollfd poller = { .fd = segue_fd(segue), .events = POLLIN };
+
+		poll(&poller, 1, -1);
+		while (segue_dispatch(segue, &event) > 0) {
+			if (event.type == SEGUE_EVENT_DRAIN)
+				segue_drained(segue);
+			if (event.type == SEGUE_EVENT_GONE)
+				return segue_close(segue), 0;
+		}
+	}
+}
+"""
+
+
+def test_a_worker_that_sees_the_supervisor_die_needs_no_signal_from_the_kernel(supervise, compile_c):
+    """Which sends one for each thread of the supervisor that goes before its last: a second stop cuts."""
+    one = supervise(program=compile_c(DEATH_SIGNAL), json=False)
+    told = one.log.wait_for("death_signal")
+    assert (told["before"], told["after"]) == (signal.SIGTERM, 0)
+    one.stop()
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_by_default_workers_finish_and_leave_and_a_new_supervisor_starts_at_once(
         run, supervise, folder, workers):
