@@ -78,12 +78,12 @@ static void print_row(const char *key, uint64_t count, const char *meaning)
 		printf("  %-24s %10" PRIu64 "  %s\n", key, count, meaning);
 }
 
-/* Not worth a word below a hundredth of the time. */
+/* Not worth a word below a hundredth of the time, nor where it would read 0.0 s. */
 static void print_waited(const struct load *load)
 {
 	double waited_ms = (double)load->waited_ns / NS_PER_MS;
 
-	if (waited_ms * 100 < figures_elapsed_ms(load))
+	if (waited_ms < 50 || waited_ms * 100 < figures_elapsed_ms(load))
 		return;
 	printf("This program waited %.1f s for a processor: some of the latency is its own.\n",
 	       waited_ms / 1000);

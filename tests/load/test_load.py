@@ -724,14 +724,18 @@ def test_the_time_without_a_processor_is_told(program):
     def share():
         os.sched_setaffinity(0, {processor})
 
+    def yield_to_it():
+        share()
+        os.nice(5)
+
     with Server(serving(answer())) as server:
         with subprocess.Popen(["sh", "-c", "while :; do :; done"], preexec_fn=share) as busy:
             command = [program, "--duration", "500ms", server.url]
-            said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, preexec_fn=share).stdout
-            done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, check=True, preexec_fn=share)
+            said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, preexec_fn=yield_to_it).stdout
+            done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, check=True, preexec_fn=yield_to_it)
             busy.kill()
     waited = json.loads(done.stdout.splitlines()[-1])["waited_ms"]
-    assert waited >= 5
+    assert waited >= 50
     assert re.search(r"^This program waited \d+\.\d s for a processor", said, re.M)
 
 
