@@ -360,7 +360,7 @@ def test_a_live_path_is_refused_at_start(subject, folder, refused):
     path = folder / "app.sock"
     one = subject(f"unix://{path}")
     name = f"unix://{path}"
-    assert refused("--listen", name) == f"listener {name}: {name}: {ALIVE}"
+    assert refused("--listen", name) == f"listener {name}: {ALIVE}"
     assert ask(str(path)).pid == one.pid
 
 
@@ -375,7 +375,7 @@ def test_a_live_path_with_a_full_backlog_is_refused_at_start(folder, refused):
             with pytest.raises(BlockingIOError):
                 two.connect(str(path))
             name = f"unix://{path}"
-            assert refused("--listen", name) == f"listener {name}: {name}: {ALIVE}"
+            assert refused("--listen", name) == f"listener {name}: {ALIVE}"
         assert path.exists()
 
 
@@ -385,7 +385,7 @@ def test_a_file_at_the_path_is_left_alone_at_start(folder, refused):
     name = f"unix://{path}"
     reason = refused("--listen", name)
     assert reason == (
-        f"listener {name}: {name}: the path exists and is not a socket; it is left alone")
+        f"listener {name}: the path exists and is not a socket; it is left alone")
     assert path.read_text() == "mine"
 
 

@@ -109,7 +109,7 @@ struct segue_http_options {
 	unsigned int threads; /**< loops; 0: one for each usable core */
 
 	enum segue_http_log_format log_format; /**< text; events, on standard error */
-	bool quiet;                            /**< no events at all */
+	bool quiet;                            /**< no event but why it cannot serve */
 	const char *access_log;                /**< a file, "-" for standard output; NULL: none */
 
 	uint32_t max_head_bytes;

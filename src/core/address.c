@@ -124,6 +124,11 @@ static int parse_inet(struct sg_address *address, const char *rest, const char *
 	const char *end = bracketed ? strchr(rest, ']') : strrchr(rest, ':');
 	const char *host = bracketed ? rest + 1 : rest;
 
+	if (end == NULL && whole[0] != '\0' && strspn(whole, "0123456789") == strlen(whole)) {
+		snprintf(reason, reason_size, "'%.80s' is a port alone; write :%.80s", whole,
+		         whole);
+		return -EINVAL;
+	}
 	if (end == NULL || (bracketed && end[1] != ':'))
 		return refuse(reason, reason_size, whole, "has no port");
 	if ((size_t)(end - host) > SG_HOST_MAX)

@@ -260,6 +260,20 @@ static int open_socket(const struct sg_address *address, struct target *target)
 	return fd < 0 ? -errno : sg_fd_above_stdio_take(fd);
 }
 
+/* What the system's words alone would leave to be guessed. */
+static int say_bind(char *reason, size_t size, const struct sg_address *address, int error)
+{
+	if (address->kind == SG_ADDRESS_UNIX && error == ENOENT)
+		snprintf(reason, size, "%s: there is no folder %.*s", address->text,
+		         (int)(strrchr(address->path, '/') - address->path), address->path);
+	else if (error == EADDRNOTAVAIL)
+		snprintf(reason, size, "%s: bind: %s: no interface of this machine has it",
+		         address->text, strerror(error));
+	else
+		return say(reason, size, address, "bind", error);
+	return -error;
+}
+
 static int bind_and_listen(int fd, const struct sg_address *address, const struct target *target,
                            const struct sg_bind_options *options, char *reason, size_t reason_size)
 {
@@ -274,7 +288,7 @@ static int bind_and_listen(int fd, const struct sg_address *address, const struc
 		return r;
 	}
 	if (r < 0)
-		return say(reason, reason_size, address, "bind", -r);
+		return say_bind(reason, reason_size, address, -r);
 	if (address->kind == SG_ADDRESS_UNIX &&
 	    (options->mode != 0 || options->owner != NULL || options->group != NULL)) {
 		r = give_path(address, options, reason, reason_size);

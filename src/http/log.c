@@ -152,8 +152,11 @@ static void add_json(struct sgh_line *line, struct segue_http_server *server, co
 static void add_text(struct sgh_line *line, struct segue_http_server *server, const char *text)
 {
 	add_time(line, false);
-	sgh_line_add(line, " generation ");
-	sgh_line_number(line, (int64_t)segue_http_generation(server));
+	/* It is not known before the handle is open. */
+	if (segue_http_generation(server)) {
+		sgh_line_add(line, " generation ");
+		sgh_line_number(line, (int64_t)segue_http_generation(server));
+	}
 	sgh_line_add(line, " pid ");
 	sgh_line_number(line, getpid());
 	sgh_line_add(line, " ");
@@ -216,26 +219,41 @@ static void say_lost(struct segue_http_server *server)
 		atomic_fetch_add(&server->lines_lost, lost);
 }
 
-void sgh_log(struct segue_http_server *server, const char *event,
-             const struct sgh_log_field *fields, const char *text, ...)
+static void say(struct segue_http_server *server, const char *event,
+                const struct sgh_log_field *fields, const char *human)
 {
 	struct sgh_line line;
-	char human[1024];
-	va_list args;
 
-	if (server->options.quiet)
-		return;
 	say_lost(server);
 	line.len = 0;
-	va_start(args, text);
-	vsnprintf(human, sizeof(human), text, args);
-	va_end(args);
 	if (server->options.log_format == SEGUE_HTTP_LOG_JSON)
 		add_json(&line, server, event, fields);
 	else
 		add_text(&line, server, human);
 	if (write_line(server, &line) < 0)
 		atomic_fetch_add(&server->lines_lost, 1);
+}
+
+void sgh_log(struct segue_http_server *server, const char *event,
+             const struct sgh_log_field *fields, const char *text, ...)
+{
+	char human[1024];
+	va_list args;
+
+	if (server->options.quiet)
+		return;
+	va_start(args, text);
+	vsnprintf(human, sizeof(human), text, args);
+	va_end(args);
+	say(server, event, fields, human);
+}
+
+void sgh_log_failure(struct segue_http_server *server, const char *reason)
+{
+	char human[1024];
+
+	snprintf(human, sizeof(human), "cannot serve: %s", reason);
+	say(server, "failed", SGH_FIELDS(SGH_TEXT("reason", reason)), human);
 }
 
 void sgh_log_remember(struct segue_http_server *server)

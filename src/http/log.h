@@ -36,6 +36,9 @@ void sgh_log(struct segue_http_server *server, const char *event,
              const struct sgh_log_field *fields, const char *text, ...)
 	__attribute__((format(printf, 4, 5)));
 
+/* Why the program cannot serve: said also where no events are wanted. */
+void sgh_log_failure(struct segue_http_server *server, const char *reason);
+
 /* Write without waiting, PIPE_BUF bytes at most where it is not a regular file; -EAGAIN where
  * nobody reads. */
 ssize_t sgh_log_write(int fd, bool is_file, const char *data, size_t len);

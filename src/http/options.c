@@ -18,6 +18,9 @@
 
 #define USAGE 2
 
+#define THREADS_MAX 1024
+#define HEAD_MIN    64
+
 enum kind {
 	DURATION,
 	DURATION_OR_NONE, /* SEGUE_FOREVER */
@@ -61,7 +64,7 @@ static const struct sgh_option table[] = {
 	{ "threads", "N", NUMBER, FIELD(threads), "loops; 0: one for each usable core (0)" },
 	{ "log-format", "text|json", FORMAT, FIELD(log_format), "of the events (text)" },
 	{ "access-log", "FILE", TEXT, FIELD(access_log), "a line for each request; - is stdout" },
-	{ "quiet", NULL, QUIET, 0, "no events" },
+	{ "quiet", NULL, QUIET, 0, "no events but why it cannot serve" },
 	{ "head-timeout", "DURATION", DURATION, FIELD(head_timeout_ms), "(10s)" },
 	{ "idle-timeout", "DURATION", DURATION, FIELD(idle_timeout_ms), "(75s)" },
 	{ "body-timeout", "DURATION", DURATION, FIELD(body_timeout_ms), "(30s)" },
@@ -115,10 +118,10 @@ static int check_times(const struct segue_http_options *options, char *reason, s
 		const char *name;
 		int64_t ms;
 	} times[] = {
-		{ "head_timeout_ms", options->head_timeout_ms },
-		{ "idle_timeout_ms", options->idle_timeout_ms },
-		{ "body_timeout_ms", options->body_timeout_ms },
-		{ "response_timeout_ms", options->response_timeout_ms },
+		{ "head_timeout_ms (--head-timeout)", options->head_timeout_ms },
+		{ "idle_timeout_ms (--idle-timeout)", options->idle_timeout_ms },
+		{ "body_timeout_ms (--body-timeout)", options->body_timeout_ms },
+		{ "response_timeout_ms (--response-timeout)", options->response_timeout_ms },
 	};
 
 	for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++) {
@@ -129,7 +132,8 @@ static int check_times(const struct segue_http_options *options, char *reason, s
 		}
 	}
 	if (options->segue.start_timeout_ms == 0) {
-		snprintf(reason, size, "start_timeout_ms is 0; no successor could be ready");
+		snprintf(reason, size,
+		         "start_timeout_ms (--start-timeout) is 0; no successor could be ready");
 		return -EINVAL;
 	}
 	return 0;
@@ -137,9 +141,9 @@ static int check_times(const struct segue_http_options *options, char *reason, s
 
 static int check_limits(const struct segue_http_options *options, char *reason, size_t size)
 {
-	if (options->max_head_bytes < 64 || options->max_head_bytes > SEGUE_HTTP_HEAD_MAX) {
-		snprintf(reason, size, "max_head_bytes is %u; it has to be 64 to %d",
-		         options->max_head_bytes, SEGUE_HTTP_HEAD_MAX);
+	if (options->max_head_bytes < HEAD_MIN || options->max_head_bytes > SEGUE_HTTP_HEAD_MAX) {
+		snprintf(reason, size, "max_head_bytes (--max-head) is %u; it has to be %d to %d",
+		         options->max_head_bytes, HEAD_MIN, SEGUE_HTTP_HEAD_MAX);
 		return -EINVAL;
 	}
 	if (options->max_fields < 1 || options->max_fields > 10000) {
@@ -152,9 +156,9 @@ static int check_limits(const struct segue_http_options *options, char *reason, 
 		         options->max_chunk_line_bytes);
 		return -EINVAL;
 	}
-	if (options->threads > 1024) {
-		snprintf(reason, size, "%u threads; at most 1024 can be asked for",
-		         options->threads);
+	if (options->threads > THREADS_MAX) {
+		snprintf(reason, size, "threads (--threads) is %u; it has to be 0 to %d",
+		         options->threads, THREADS_MAX);
 		return -EINVAL;
 	}
 	return 0;
@@ -258,14 +262,31 @@ static int set_duration(const struct sgh_option *option, void *field, const char
 	return 0;
 }
 
+struct range {
+	int64_t least, most;
+};
+
+static struct range range_of(const struct sgh_option *option)
+{
+	switch (option->offset) {
+	case FIELD(threads):
+		return (struct range){ 0, THREADS_MAX };
+	case FIELD(max_head_bytes):
+		return (struct range){ HEAD_MIN, SEGUE_HTTP_HEAD_MAX };
+	default:
+		return (struct range){ 0, option->kind == NUMBER ? UINT32_MAX : INT64_MAX / 16 };
+	}
+}
+
 static int set_number(const struct sgh_option *option, void *field, const char *value, char *reason,
                       size_t size)
 {
+	struct range range = range_of(option);
 	int64_t number;
 
-	if (parse_number(value, option->kind == NUMBER ? UINT32_MAX : INT64_MAX / 16, &number) <
-	    0) {
-		snprintf(reason, size, "it is not a whole number in range");
+	if (parse_number(value, range.most, &number) < 0 || number < range.least) {
+		snprintf(reason, size, "it is not a whole number, %lld to %lld",
+		         (long long)range.least, (long long)range.most);
 		return -EINVAL;
 	}
 	if (option->kind == NUMBER)

@@ -35,8 +35,7 @@ static int save_state(struct segue *segue, bool final, void *ctx)
 
 static int fail(struct segue_http_server *server, const char *reason)
 {
-	sgh_log(server, "failed", SGH_FIELDS(SGH_TEXT("reason", reason)), "cannot serve: %s",
-	        reason);
+	sgh_log_failure(server, reason);
 	return -1;
 }
 

@@ -190,6 +190,9 @@ static int bind_fresh(struct segue *segue, const char *name, const struct sg_add
 	if (fd < 0)
 		return fd;
 	fd = sg_listener_bind(address, bind, &file, reason, sizeof(reason));
+	/* The reason begins with the address, which may be the name. */
+	if (fd < 0 && strcmp(name, address->text) == 0)
+		return sg_fail(segue, fd, "listener %s", reason);
 	if (fd < 0)
 		return sg_fail(segue, fd, "listener %s: %s", name, reason);
 	listener = add(segue);

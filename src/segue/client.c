@@ -464,13 +464,26 @@ static bool knows(const struct client *client, const char *option)
 }
 
 /* With the name that was meant, where one is near. */
-static int unknown(const struct client *client, const char *option)
+static int unknown(const struct client *client, const char *option, const char *next)
 {
 	static const char *const options[] = { "--json", "--control", "--no-wait", "--now",
 		                               "--help" };
 	char name[40];
 
 	snprintf(name, sizeof(name), "%.*s", (int)strcspn(option, "="), option);
+	if ((!strcmp(name, "--name") || !strcmp(name, "-n")) &&
+	    strcmp(client->verb->name, "list") != 0) {
+		const char *equals = strchr(option, '=');
+
+		next = equals != NULL ? equals + 1 : next;
+		if (next == NULL || next[0] == '-' || next[0] == '\0')
+			next = "SERVICE";
+		fprintf(stderr,
+		        "segue %s: there is no option '%s'; the service's name stands by itself: "
+		        "segue %s %.64s\n",
+		        client->verb->name, name, client->verb->name, next);
+		return -EINVAL;
+	}
 	for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++)
 		if (knows(client, options[i]) && words_distance(name, options[i]) <= 2) {
 			fprintf(stderr, "segue %s: there is no option '%.64s'; did you mean %s?\n",
@@ -498,7 +511,7 @@ static int take_option(struct client *client, int argc, char **argv, int *at)
 	else if (!strcmp(option, "--control") && !is_list)
 		return misused(client, "--control needs a path");
 	else
-		return unknown(client, option);
+		return unknown(client, option, argv[*at + 1]);
 	return 0;
 }
 

@@ -246,7 +246,9 @@ static int take_option(struct line *line)
 		return refuse(line->reason, "%s takes no value", given->shown);
 	if (given->setting->kind == SETTING_HELP)
 		return 1;
-	if (!given->value && line->at + 1 >= line->argc)
+	/* The -- before the program is no value: what was forgotten is the value. */
+	if (!given->value &&
+	    (line->at + 1 >= line->argc || !strcmp(line->argv[line->at + 1], "--")))
 		return refuse(line->reason, "%s needs a value: %s %s", given->shown, given->shown,
 		              given->setting->argument);
 	if (!given->value)
@@ -285,12 +287,15 @@ static int read_line(struct line *line)
 
 static int apply_file(struct config *config, const struct line *line)
 {
+	char why[CONFIG_REASON_MAX];
 	size_t len;
 	char *text;
-	int r = config_file_read(&text, &len, line->file, line->reason);
+	int r = config_file_read(&text, &len, line->file, why);
 
-	if (r < 0)
+	if (r < 0) {
+		refuse(line->reason, "--config %s", why);
 		return r;
+	}
 	r = config_file_apply(config, line->file, text, len, line->reason);
 	free(text);
 	if (r == 0) {

@@ -73,7 +73,7 @@ static void print_help(void)
 
 static void print_subcommand_help(const struct subcommand *subcommand)
 {
-	printf("usage: segue %s %s\n\n%s\n", subcommand->name, subcommand->arguments,
+	printf("usage: segue %s %s\n\n%s", subcommand->name, subcommand->arguments,
 	       subcommand->details);
 }
 

@@ -35,20 +35,22 @@ def run(build):
         (["--drain-timeout", "30"], ["--drain-timeout", "30s"]),
         (["--drain-timeout", "-1s"], ["--drain-timeout"]),
         (["--drain-timeout", "99999999999999999999s"], ["--drain-timeout"]),
-        (["--threads", "many"], ["--threads", "many"]),
+        (["--threads", "many"], ["--threads", "many", "0 to 1024"]),
         (["--threads", "5000"], ["5000"]),
         (["--threads", "-1"], ["--threads"]),
         (["--log-format", "xml"], ["xml", "json"]),
         (["--upgrade-signal", "KILL"], ["KILL", "USR2"]),
         (["--upgrade-signal", "TERM"], ["TERM", "USR2"]),
         (["--upgrade-signal", "31"], ["31", "USR2"]),
-        (["--max-head", "1000000"], ["1000000"]),
+        (["--max-head", "1000000"], ["--max-head", "1000000"]),
+        (["--max-head", "0"], ["--max-head", "64 to"]),
+        (["--listen", "8080"], ["'8080' is a port alone; write :8080"]),
         (["--delay", "soon"], ["--delay", "soon"]),
-        (["--head-timeout", "0"], ["head_timeout_ms", "0"]),
-        (["--idle-timeout", "0s"], ["idle_timeout_ms", "0"]),
-        (["--body-timeout", "0"], ["body_timeout_ms", "0"]),
-        (["--response-timeout", "0ms"], ["response_timeout_ms", "0"]),
-        (["--start-timeout", "0"], ["start_timeout_ms", "0"]),
+        (["--head-timeout", "0"], ["--head-timeout", "0"]),
+        (["--idle-timeout", "0s"], ["--idle-timeout", "0"]),
+        (["--body-timeout", "0"], ["--body-timeout", "0"]),
+        (["--response-timeout", "0ms"], ["--response-timeout", "0"]),
+        (["--start-timeout", "0"], ["--start-timeout", "0"]),
         (["--quiet=no"], ["--quiet", "argument"]),
         (["--check=1"], ["--check", "argument"]),
         (["--help=x"], ["--help", "argument"]),
@@ -82,6 +84,21 @@ def test_a_port_that_is_taken_is_said_and_ends_with_1(start, run):
     service = start("hello")
     result = run("--listen", f"127.0.0.1:{service.address[1]}")
     assert result.returncode == 1 and str(service.address[1]) in result.stderr
+
+
+def test_why_it_cannot_serve_is_said_where_no_events_are_wanted(start, run):
+    service = start("hello")
+    result = run("--quiet", "--listen", f"127.0.0.1:{service.address[1]}")
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
+    assert f" cannot serve: listener tcp://127.0.0.1:{service.address[1]}: another program" in result.stderr
+
+
+def test_what_is_not_known_yet_or_known_already_is_not_said(run, folder):
+    result = run("--pid-file", "/nowhere/pid", "--listen", f"unix://{folder}/a")
+    assert result.returncode == 1 and "generation" not in result.stderr and "cannot serve" in result.stderr
+    result = run("--listen", f"unix://{folder}/none/a")
+    assert result.stderr.count(f"unix://{folder}/none/a") == 1
+    assert f"there is no folder {folder}/none\n" in result.stderr
 
 
 def test_a_listener_without_connections_is_refused(run):

@@ -17,7 +17,7 @@ USAGE = 2
 # A bad value of each option, and what the sentence has to say of it.
 BAD = {
     "name": ("No", "1 to 63 characters"),
-    "listen": ("8080", "has no port"),
+    "listen": ("8080", "'8080' is a port alone; write :8080"),
     "listen-mode": ("rw", "octal, 1 to 777"),
     "workers": ("0", "1 to 64"),
     "ready": ("soon", "one of auto, segue"),
@@ -42,7 +42,7 @@ BAD = {
     "log-file": ("", "leave it out"),
     "orphans": ("kill", "drain|serve"),
     "control": ("/" * 100, "longer than 99 bytes"),
-    "config": ("/nowhere/a.conf", "No such file"),
+    "config": ("/nowhere/a.conf", "--config /nowhere/a.conf: No such file"),
 }
 
 
@@ -92,7 +92,7 @@ def test_the_version_is_the_librarys(segue):
 def test_each_command_has_its_own_help(segue, command):
     done = segue(command, "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"usage: segue {command} ")
+    assert done.stdout.startswith(f"usage: segue {command} ") and not done.stdout.endswith("\n\n")
 
 
 def test_lines_of_help_fit_a_terminal(segue):
@@ -127,14 +127,14 @@ def test_a_bad_value_is_named_with_its_cause_and_what_would_help(segue, option):
     for arguments in ([f"--{option}", value], [f"--{option}={value}"]):
         said = sentence(segue("run", *arguments, "--", "/bin/true"))
         assert said.startswith("segue run: ") and value in said and words in said, said
-        if option != "config":
-            assert f"--{option}" in said
+        assert f"--{option}" in said
 
 
 @pytest.mark.parametrize("option", BAD)
 def test_an_option_without_its_value_is_refused(segue, option):
-    said = sentence(segue("run", f"--{option}"))
-    assert said.startswith(f"segue run: --{option} needs a value: --{option} ")
+    for words in ([], ["--", "./server"]):
+        said = sentence(segue("run", f"--{option}", *words))
+        assert said.startswith(f"segue run: --{option} needs a value: --{option} ")
 
 
 @pytest.mark.parametrize("option", [option for option in BAD if option != "config"])
@@ -150,6 +150,14 @@ def test_a_bad_value_in_a_file_is_named_with_its_line(segue, folder, option):
 def test_an_option_that_is_nearly_one_is_guessed(segue):
     assert "did you mean --workers?" in sentence(segue("run", "--worker", 2, "--", "x"))
     assert "did you mean --pid-file?" in sentence(segue("run", "--pidfile", "x", "--", "x"))
+
+
+def test_the_option_of_run_that_names_the_service_is_explained_where_there_is_none(segue):
+    for words in (["--name", "x"], ["--name=x"]):
+        said = sentence(segue("upgrade", *words))
+        assert "no option '--name'; the service's name stands by itself: segue upgrade x" in said
+    assert said.endswith("segue upgrade x")
+    assert sentence(segue("upgrade", "--name", "--", "./server")).endswith("segue upgrade SERVICE")
 
 
 def test_a_program_without_dashes_before_it_is_explained(segue):

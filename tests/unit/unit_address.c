@@ -107,6 +107,9 @@ UNIT_CASE(the_fields_say_what_was_written)
 
 UNIT_CASE(a_port_is_a_number_from_0_to_65535)
 {
+	struct sg_address address;
+	char reason[400];
+
 	CHECK_INT(parsed("h:0").port, 0);
 	CHECK_INT(parsed("h:1").port, 1);
 	CHECK_INT(parsed("h:65535").port, 65535);
@@ -125,7 +128,9 @@ UNIT_CASE(a_port_is_a_number_from_0_to_65535)
 	check_refused("tcp://[::1]", "has no port");
 	check_refused("tcp://[::1]80", "has no port");
 	check_refused("tcp://[::1", "has no port");
-	check_refused("8080", "has no port");
+	if (sg_address_parse(&address, "8080", reason, sizeof(reason)) != -EINVAL)
+		UNIT_FAIL("'8080' is taken");
+	CHECK_STRING(reason, "'8080' is a port alone; write :8080");
 	check_refused("", "has no port");
 	check_refused("tcp://", "has no port");
 }

@@ -426,7 +426,7 @@ UNIT_CASE(what_is_no_socket_at_the_path_is_left_alone)
 	check_refused(&address, &defaults, -EEXIST, "not a socket");
 	MUST(rmdir(path));
 	leave();
-	check_refused(&address, &defaults, -ENOENT, "bind");
+	check_refused(&address, &defaults, -ENOENT, "there is no folder /");
 }
 
 UNIT_CASE(only_the_file_that_was_bound_is_unlinked)
