@@ -506,7 +506,8 @@ static void verb_restart(void *ctx, struct control_client *client, unsigned int 
 static void verb_kill(void *ctx, struct control_client *client, int number)
 {
 	struct service *service = ctx;
-	char message[100];
+	const char *name = sigabbrev_np(number);
+	char message[100], shown[40];
 	unsigned int count = 0;
 
 	for (unsigned int i = 0; service->serving != NULL && i < service->serving->slots_len; i++) {
@@ -519,8 +520,12 @@ static void verb_kill(void *ctx, struct control_client *client, int number)
 		refuse(client, "no worker serves that could be signalled");
 		return;
 	}
-	snprintf(message, sizeof(message), "signal %d (%s) was sent to %u worker%s", number,
-	         strsignal(number), count, count == 1 ? "" : "s");
+	if (name != NULL)
+		snprintf(shown, sizeof(shown), "%s (%d)", name, number);
+	else
+		snprintf(shown, sizeof(shown), "signal %d", number);
+	snprintf(message, sizeof(message), "%s was sent to %u worker%s", shown, count,
+	         count == 1 ? "" : "s");
 	control_end(client, EXIT_DONE, message, json_pack("{ss}", "outcome", "done"));
 }
 

@@ -243,10 +243,22 @@ static void abandon(struct worker *worker, enum worker_event event)
 		stop_signal(worker);
 }
 
+/* The commonest mistake of a first start: the server binds the address that is held for it. */
+static const char *bind_hint(const struct worker *worker)
+{
+	if (worker->slot->generation->number != 1 || worker->was_ready ||
+	    worker->kind == KIND_SEGUE || worker_config(worker)->listen_len == 0)
+		return "";
+	return " (a server under --listen takes its sockets as descriptors 3, 4, ... and does not "
+	       "bind; see LISTEN_FDS in segue(1))";
+}
+
 static void describe_end(struct worker *worker)
 {
 	const char *when = worker->was_ready ? "" : " before it was ready";
 	const char *hint = wrapper_hint(worker);
+
+	hint = hint[0] != '\0' ? hint : bind_hint(worker);
 	int status = worker->status;
 
 	if (status < 0)

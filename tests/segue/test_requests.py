@@ -467,7 +467,7 @@ def test_a_signal_goes_to_each_worker_of_the_generation_that_serves(run):
     one = run("--workers", 2)
     before = one.pids()
     answer = one.service.ask("kill", "KILL")
-    assert answer.code == 0 and answer.message == "signal 9 (Killed) was sent to 2 workers"
+    assert answer.code == 0 and answer.message == "KILL (9) was sent to 2 workers"
     for worker in range(2):
         one.log.wait_for("crashed", where=lambda event, at=worker: f"worker 1:{at} " in event["text"])
     eventually(lambda: len(set(one.pids()) - set(before)), 2)
