@@ -66,6 +66,14 @@ def test_a_relative_path_that_is_too_long_from_the_working_directory_is_refused_
     assert f"--control c.sock: the path is too long from the working directory: {below}/c.sock" in done.stderr
 
 
+@pytest.mark.parametrize("listen, told", [(("--listen", "http=127.0.0.1:0"), True), ((), False)], ids=["listen", "none"])
+def test_a_first_generation_that_exits_at_once_is_told_that_it_must_not_bind(build, folder, listen, told):
+    done = subprocess.run([build.program("src/segue/segue"), "run", "--control", folder / "c", *listen, "--", "false"],
+                          capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "it exited with status 1 before it was ready" in done.stderr
+    assert ("before it was ready (a server under --listen takes its sockets as descriptors 3" in done.stderr) == told
+
+
 # The program.
 
 
