@@ -1,5 +1,6 @@
 """Listeners over upgrades: added, removed, moved, renamed; unix paths from birth to the end."""
 
+import contextlib
 import grp
 import os
 import pwd
@@ -10,7 +11,7 @@ import stat
 
 import pytest
 
-from functional import Subject, asking, eventually, free_port, gate
+from functional import HOLD, Subject, asking, eventually, free_port, gate
 from harness import processes
 from harness.http import Closed, Connection
 
@@ -495,3 +496,44 @@ def test_a_client_in_the_queue_of_a_closed_listener_is_reset(subject, folder):
             outcomes.add("refused")
     assert outcomes <= {"answered", "reset", "refused"}
     eventually(lambda: len(one.service.running), 1)
+
+
+def test_an_address_that_somebody_has_taken_meanwhile_is_told_and_the_rest_serves_again(subject, folder):
+    port = free_port()
+    one = subject(f"a={TCP}", f"b=tcp://127.0.0.1:{port}", options=["--probation", 20000])
+    first = one.pid
+    os.mkfifo(folder / "gate")
+    with gate(folder) as go:
+        one.configure("--listen", f"a={TCP}", "--behave", f"serve:gate:{folder}/gate",
+                      "--behave", "serve:exit:1")
+        mark = one.ask()
+        one.log.wait_for("gate", since=mark)
+        one.log.wait_for("listener_dropped", since=mark)
+        with socket.create_server(("127.0.0.1", port)):
+            go()
+            warning = one.log.wait_for("warning", since=mark, pid=first)
+            assert warning["reason"].startswith("listener b could not be bound again: ")
+            one.log.wait_for("resume", since=mark)
+            assert ask(one.address("a")).pid == first
+
+
+def test_a_listener_that_a_younger_generation_drops_is_let_go_by_all(subject):
+    """Two that drain hold it as well: while one of them did, the kernel would queue its clients."""
+    port = free_port()
+    one = subject(f"a={TCP}", f"b=tcp://127.0.0.1:{port}")
+    with contextlib.ExitStack() as held:
+        pids = []
+        for generation in (1, 2):
+            pids.append(one.pid)
+            busy = held.enter_context(Connection(one.address("a")))
+            # One segment: the answer to its first request says that all of it has been read.
+            busy.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n" + HOLD).response()
+            if generation == 2:
+                listen(one, f"a={TCP}")
+            one.ask()
+            one.service.wait_generation(generation + 1)
+        for pid in pids:
+            one.log.wait_for("listener_dropped", pid=pid, where=lambda event: event["name"] == "b")
+        with pytest.raises(ConnectionRefusedError):
+            while True:
+                Connection(("127.0.0.1", port)).close()
