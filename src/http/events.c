@@ -229,6 +229,10 @@ static void order_all(struct segue_http_server *server, int what)
 		order->what = what;
 		order->count = server->listener_count;
 		memcpy(order->fds, server->listener_fds, bytes);
+		/* What is still on its way to be closed is watched when that is over. */
+		for (size_t k = 0; k < server->listener_count && what == ACCEPT; k++)
+			if (server->drops[k].under_way)
+				order->fds[k] = -1;
 		server->orders++;
 		sgh_loop_post(&server->loops[i], &order->message);
 	}
@@ -263,24 +267,26 @@ static void on_serve(struct segue_http_server *server, bool again)
 		        (unsigned long)counts.moved);
 	else
 		sgh_log(server, "serving", NULL, "serves");
+	server->drained = (struct segue_http_counts){ 0 };
 	if (server->options.serves)
 		server->options.serves(server, server->options.ctx);
 }
 
-/* It serves again, or has done so and now gets a listener back that could not be bound at once. Not
- * before the loops are done with what was dropped: they would watch what is closed then. */
+static void listen_again(struct segue_http_server *server)
+{
+	find_listeners(server);
+	order_all(server, ACCEPT);
+	sgh_log(server, "relistening", NULL, "listens again on what was let go");
+}
+
+/* It serves again, or has done so and now gets a listener back that could not be bound at once. */
 static void on_resume(struct segue_http_server *server)
 {
 	server->resume_waits = server->drops_under_way > 0;
-	if (server->resume_waits)
-		return;
-	if (server->committed) {
+	if (server->committed)
 		on_serve(server, true);
-		return;
-	}
-	find_listeners(server);
-	order_all(server, ACCEPT);
-	sgh_log(server, "relistening", NULL, "listens again where it could not at once");
+	else
+		listen_again(server);
 }
 
 static size_t index_of(const struct segue_http_server *server, const char *name)
@@ -315,8 +321,10 @@ static void run_drop(struct sgh_loop *loop, struct sgh_message *message)
 		        "listener %s is closed: the successor does not want it", drop->name);
 	server->listener_fds[drop - server->drops] = -1;
 	drop->under_way = false;
-	if (--server->drops_under_way == 0 && server->resume_waits)
-		on_resume(server);
+	if (--server->drops_under_way == 0 && server->resume_waits) {
+		server->resume_waits = false;
+		listen_again(server);
+	}
 	wake_check(server);
 }
 
@@ -391,6 +399,8 @@ static void on_gone(struct segue_http_server *server, const struct segue_event *
 
 	server->gone = true;
 	server->exit_code = event->error ? 1 : 0;
+	if (event->error && server->options.quiet)
+		sgh_log_failure(server, reason);
 	sgh_log(server, "gone",
 	        SGH_FIELDS(SGH_TEXT("reason", reason), SGH_NUMBER("exit", server->exit_code)),
 	        "gone (%s)", reason);

@@ -322,7 +322,9 @@ int segue_http_run(struct segue_http_server *server, const struct segue_http_opt
 	atomic_store(&server->leaving, false);
 	server->exit_code = 1;
 	server->next_loop = 0;
-	server->orders = 0;
+	server->orders = server->drops_under_way = 0;
+	server->resume_waits = false;
+	server->at_drain = server->drained = (struct segue_http_counts){ 0 };
 	server->watching = false;
 	atomic_store(&server->check_posted, false);
 	atomic_store(&server->connections, 0);

@@ -53,12 +53,15 @@ static int introduce(struct segue *segue, struct peer *successor)
 
 		if (peer->role != PEER_PREDECESSOR || peer->doomed)
 			continue;
-		r = introduce_one(successor, peer);
+		/* One that lives and whose channel was closed: it has not gone, and hears nothing.
+		 */
+		r = peer->broken ? -ENOTCONN : introduce_one(successor, peer);
 		if (r < 0 && r != -EPIPE) {
 			sg_attempt_failed(
 				segue, r,
 				"generation %llu, which still drains, could not be told of it: %s",
-				(unsigned long long)peer->generation, strerror(-r));
+				(unsigned long long)peer->generation,
+				peer->broken ? "its channel is closed" : strerror(-r));
 			sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
 			return r;
 		}

@@ -333,10 +333,11 @@ static void close_listener(struct listener *listener)
 	listener->returned = -1;
 }
 
-/* It serves again, from what it has now: the application asks for the descriptors. */
+/* It accepts, from what it has now: the application asks for the descriptors. */
 static void say_listening(struct segue *segue)
 {
-	if (segue->state == SG_STATE_SERVING)
+	if (segue->state == SG_STATE_SERVING || segue->state == SG_STATE_CHECKING ||
+	    segue->state == SG_STATE_UPGRADING || segue->state == SG_STATE_ABANDONING)
 		sg_queue_simple(segue, SEGUE_EVENT_RESUME);
 }
 
@@ -347,7 +348,7 @@ static void say_listening(struct segue *segue)
 static int unlisten_late(struct segue *segue, struct listener *listener)
 {
 	listener->told = false;
-	if (segue->supervised)
+	if (segue->supervised && (listener->returned >= 0 || !sg_supervised_alone(segue)))
 		close_listener(listener);
 	if (listener->fd >= 0)
 		say_listening(segue);

@@ -143,9 +143,8 @@ static void flush(struct peer *peer)
 	int r = sg_channel_flush(&peer->channel);
 
 	peer->wants_room = false;
-	if (r == 0)
-		sg_upstream_release(peer);
-	else if (sg_channel_passes(r))
+	sg_upstream_release(peer);
+	if (sg_channel_passes(r))
 		sg_peer_stall(peer);
 	update_events(peer);
 }

@@ -145,6 +145,14 @@ void sg_upstream_release(struct peer *peer)
 void sg_upstream_give_back(struct peer *peer)
 {
 	sg_upstream_release(peer);
+	/* One that has gone takes nothing back: what it gave is ours. */
+	if (peer->dead || (peer->pidfd >= 0 && sg_pidfd_dead(peer->pidfd) == 1)) {
+		for (struct queued *queued = peer->held_first; queued != NULL;
+		     queued = queued->next)
+			queued->taken = 0;
+		sg_upstream_release(peer);
+		return;
+	}
 	for (struct queued *queued = peer->held_first; queued != NULL; queued = queued->next)
 		sg_fd_close(queued->event.fd);
 	free_connections(peer->held_first);
@@ -152,26 +160,31 @@ void sg_upstream_give_back(struct peer *peer)
 	peer->held_last = &peer->held_first;
 }
 
-/* What becomes of a batch. A sender that could not be told would wait until its drain ends and
- * then take the batch for ours: the end of the channel tells it. */
+/* What becomes of a batch; -EPIPE: nobody is left to be told. */
 static int answer(struct peer *peer, enum sg_message_type type, uint32_t serial, int error)
 {
 	struct sg_message message = { .type = type, .serial = serial, .error = (uint32_t)error };
-	int r = sg_peer_send(peer, &message, NULL, 0);
 
-	if (r < 0 && r != -EPIPE) {
-		sg_queue_warning(peer->segue, r,
-		                 "generation %llu could not be told what became of its "
-		                 "connections: %s; its channel is closed",
-		                 (unsigned long long)peer->generation, strerror(-r));
-		end_channel(peer);
-	}
-	return r;
+	return sg_peer_send(peer, &message, NULL, 0);
+}
+
+/* A sender that could not be told would wait until its drain ends and then take the batch for
+ * ours: the end of the channel tells it. No copy of the batch is left here by then. */
+static void not_told(struct peer *peer, int error)
+{
+	sg_queue_warning(peer->segue, error,
+	                 "generation %llu could not be told what became of its connections: %s; "
+	                 "its channel is closed",
+	                 (unsigned long long)peer->generation, strerror(-error));
+	end_channel(peer);
 }
 
 static void decline(struct peer *peer, uint32_t serial, int error)
 {
-	(void)answer(peer, SG_MESSAGE_DECLINED, serial, error);
+	int r = answer(peer, SG_MESSAGE_DECLINED, serial, error);
+
+	if (r < 0 && r != -EPIPE)
+		not_told(peer, r);
 }
 
 /* Has the application already said, or been told, that nothing is left here? */
@@ -210,6 +223,7 @@ static void take_connections(struct peer *peer, struct sg_message *message, int 
 		/* Not acknowledged: not ours. */
 		free_connections(connections);
 		close_fds(fds, fds_len);
+		not_told(peer, r);
 		return;
 	}
 	*peer->held_last = connections;
