@@ -137,7 +137,9 @@ class Subject:
     def _excuse(self, pids, why):
         table = sockets(self.life.address[1])
         held = {pid: {table[inode] for inode in inodes(pid) if inode in table} for pid in pids}
-        others = [set(inodes(pid)) for pid in self.members() if pid not in pids]
+        # A copy of one that is to become a successor has its descriptors, and closes them when it does.
+        known = {event.get("pid") for event in self.service.log.events} | {self.service.first.pid}
+        others = [set(inodes(pid)) for pid in self.members() if pid not in pids and pid in known]
         excuse = Excuse(why, pids)
         self.life.deaths += len(pids)
         self.life.unsettled = self.life.hurt = True

@@ -818,13 +818,14 @@ def test_the_line_of_the_readme_is_one_that_can_be_typed(program, generation, fo
     assert lines[0] == "./run build" and words[words.index("--report") + 1] == lines[2].split()[1]
     words[0], words[2] = program, generation.command
     words[words.index("2s")], words[words.index("20")] = "50ms", "2"
+    (folder / "build").mkdir()
     with Server(generation.script) as server:
         words[-1:] = [*RATE, server.url]
         done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=LIMIT, check=False)
     verdict = r"restarts, [\d,]+ requests, \d+ lost, \d+ connections\s+closed, slowest [\d.]+ m?s"
     assert done.returncode == 0 and done.stderr == ""
     assert re.search(verdict, part) and re.search(verdict, done.stdout)
-    assert Page(folder / "nginx.html").texts["h1"] == "Nothing was lost"
+    assert Page(folder / "build/nginx.html").texts["h1"] == "Nothing was lost"
 
 
 def keys(value, found):

@@ -267,7 +267,7 @@ def test_a_configuration_that_is_a_fifo_by_now_is_refused(supervise, folder):
     os.mkfifo(config)
     answer = service.ask("upgrade", deadline=10)
     assert answer.code == 3, answer
-    assert answer.message == (f"the configuration is wrong by now: {config}: it is not a regular "
+    assert answer.message == (f"the configuration is wrong by now: --config {config}: it is not a regular "
                               "file"), answer
     assert service.status()["state"] == "serving"
 
