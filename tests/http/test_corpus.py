@@ -41,9 +41,10 @@ def send(kept, part):
                 pass  # It was refused before its end; the answer is what counts.
 
 
-def outcome(connection, expected, stays_open, generation):
+def outcome(connection, expected, stays_open, generation, slow):
     """What is wrong with the server's behaviour towards a case; '' where nothing is. generation: who
-    has the connection in the end."""
+    has the connection in the end. slow: what follows a last answer may come when it is guarded against
+    a reset no longer (linger_timeout_ms)."""
     statuses = []
     try:
         for _ in expected:
@@ -57,15 +58,17 @@ def outcome(connection, expected, stays_open, generation):
             if rest:
                 return f"answered {statuses}, and then sent {rest[:80]!r}"
     except Closed as closed:
+        if slow and not stays_open and statuses == expected:
+            return ""
         return f"answered {statuses} and {'reset' if closed.reset else 'closed'} the connection"
     return "" if statuses == expected else f"answered {statuses} where {expected} was expected"
 
 
-def judge(kept, generation=1):
+def judge(kept, generation=1, slow=False):
     wrong = []
     for name, _, expected, stays_open in corpus.CASES:
         if name in kept:
-            problem = outcome(kept[name], expected, stays_open, generation)
+            problem = outcome(kept[name], expected, stays_open, generation, slow)
             if problem:
                 wrong.append(f"{name}: {problem}")
     assert not wrong, "\n".join(wrong)
@@ -97,7 +100,7 @@ def test_the_same_holds_where_each_byte_comes_alone(service):
     with connections(service, most=2000) as kept:
         for at in range(2000):
             send(kept, lambda data, at=at: data[at : at + 1])
-        judge(kept)
+        judge(kept, slow=True)
 
 
 def test_the_same_holds_where_an_upgrade_comes_in_the_middle_of_each(service):
