@@ -164,12 +164,18 @@ def test_echo_ends_its_connections_when_it_stops(echo):
         assert one.file.read() == b""
 
 
-def test_echo_keeps_what_its_successor_has_no_descriptors_for(start, build, folder):
-    """It is not offered again and again, but ends with its next answer."""
+def echo_of_today(start, build, folder):
+    """Its program, at a path where another version can be put, and the service."""
     program = put_program(build.program("echo"), folder / "echo-of-today")
     echo = start(program, "127.0.0.1:0", folder / "echo.pid", bare=True, pid_file=folder / "echo.pid",
                  env={"LD_LIBRARY_PATH": build.folder / "src/libsegue"})
     echo.log.wait_for_line("^generation 1 pid .* serves")
+    return program, echo
+
+
+def test_echo_keeps_what_its_successor_has_no_descriptors_for(start, build, folder):
+    """It is not offered again and again, but ends with its next answer."""
+    program, echo = echo_of_today(start, build, folder)
     pid, address = echo.pid, parse(echo.addresses()[0])
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Lines(address)) for _ in range(100)]
@@ -191,10 +197,7 @@ def test_echo_keeps_what_its_successor_has_no_descriptors_for(start, build, fold
 
 
 def test_echo_keeps_what_its_successor_cannot_read(start, build, folder):
-    program = put_program(build.program("echo"), folder / "echo-of-today")
-    echo = start(program, "127.0.0.1:0", folder / "echo.pid", bare=True, pid_file=folder / "echo.pid",
-                 env={"LD_LIBRARY_PATH": build.folder / "src/libsegue"})
-    echo.log.wait_for_line("^generation 1 pid .* serves")
+    program, echo = echo_of_today(start, build, folder)
     pid, address = echo.pid, parse(echo.addresses()[0])
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Lines(address)) for _ in range(3)]

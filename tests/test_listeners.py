@@ -452,6 +452,15 @@ def test_after_a_kill_the_path_is_stale_and_replaced(subject, start, folder):
     assert ask(str(path)).pid == two.pid
 
 
+def drop_and_die(one, folder):
+    """Asks for a successor that wants a alone, and dies as soon as the gate lets it."""
+    one.configure("--listen", f"a={TCP}", "--behave", f"serve:gate:{folder}/gate",
+                  "--behave", "serve:exit:1")
+    mark = one.ask()
+    one.log.wait_for("gate", since=mark)
+    return mark
+
+
 def test_a_listener_taken_back_is_bound_again(subject, folder):
     """The successor drops a listener and dies: whoever serves again listens on it again."""
     port, path = free_port(), folder / "app.sock"
@@ -460,10 +469,7 @@ def test_a_listener_taken_back_is_bound_again(subject, folder):
     first = one.pid
     os.mkfifo(folder / "gate")
     with gate(folder) as go:
-        one.configure("--listen", f"a={TCP}", "--behave", f"serve:gate:{folder}/gate",
-                      "--behave", "serve:exit:1")
-        mark = one.ask()
-        one.log.wait_for("gate", since=mark)
+        mark = drop_and_die(one, folder)
         eventually(lambda: len(one.log.find("listener_dropped")), 2)
         with pytest.raises(ConnectionRefusedError):
             Connection(("127.0.0.1", port))
@@ -504,10 +510,7 @@ def test_an_address_that_somebody_has_taken_meanwhile_is_told_and_the_rest_serve
     first = one.pid
     os.mkfifo(folder / "gate")
     with gate(folder) as go:
-        one.configure("--listen", f"a={TCP}", "--behave", f"serve:gate:{folder}/gate",
-                      "--behave", "serve:exit:1")
-        mark = one.ask()
-        one.log.wait_for("gate", since=mark)
+        mark = drop_and_die(one, folder)
         one.log.wait_for("listener_dropped", since=mark)
         with socket.create_server(("127.0.0.1", port)):
             go()
