@@ -409,8 +409,6 @@ static void child_moves_descriptors(struct plan *plan)
 	for (size_t i = 0; i < count; i++)
 		if (dup2(plan->fds[i].fd, plan->fds[i].number) < 0)
 			child_fails(plan, SG_SPAWN_DESCRIPTORS, errno, "");
-	if (plan->spawn->inherit_fd >= 0)
-		(void)fcntl(plan->spawn->inherit_fd, F_SETFD, 0);
 }
 
 /* By system calls: the library's functions would change the identity of all threads. */

@@ -49,7 +49,7 @@ struct sg_spawn {
 	char *const *argv;     /* NULL: the origin's */
 	const char *program;   /* looked up as by execvp(3), in place of the origin's; NULL: its */
 	const int *program_fd; /* executed in place of any name; NULL: none */
-	/* Besides inherit_fd; numbers may be 0 and up, each once, and cross the sources freely. */
+	/* Besides 0, 1 and 2; numbers may be 0 and up, each once, and cross the sources freely. */
 	const struct sg_spawn_fd *fds;
 	size_t fds_len;
 	const struct sg_identity *identity; /* NULL: the caller's */
@@ -61,7 +61,6 @@ struct sg_spawn {
 	int death_signal;
 	int ignore_signal; /* ignored by the new program until it handles it; 0: none */
 	bool witness;      /* exec_fd says how the program ended, whoever reaps children here */
-	int inherit_fd;    /* stays open under its number; -1: only 0, 1 and 2 do */
 	/* Names of variables that are left out, ends with NULL; may be NULL. */
 	const char *const *unset;
 	/* "NAME=value" to add; a value of "@pid" becomes the pid of the new process. */

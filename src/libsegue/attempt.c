@@ -83,8 +83,7 @@ void sg_attempt_check(struct segue *segue)
 {
 	struct sg_spawn spawn = { .origin = &segue->origin,
 		                  .argv = segue->check_argv,
-		                  .witness = true,
-		                  .inherit_fd = -1 };
+		                  .witness = true };
 	int r;
 
 	begin(segue);
@@ -104,9 +103,13 @@ void sg_attempt_check(struct segue *segue)
 void sg_attempt_spawn(struct segue *segue)
 {
 	struct attempt *attempt = &segue->attempt;
-	char channel[40];
-	const char *set[] = { channel, NULL, NULL };
-	struct sg_spawn spawn = { .origin = &segue->origin, .set = set };
+	const char *set[] = { "SEGUE_CHANNEL=3", NULL, NULL };
+	/* Always this number, free here or not: each generation starts with the same environment.
+	 */
+	struct sg_spawn_fd channel = { .number = 3 };
+	struct sg_spawn spawn = {
+		.origin = &segue->origin, .set = set, .fds = &channel, .fds_len = 1
+	};
 	int fds[2], r;
 
 	attempt->checking = false;
@@ -116,10 +119,9 @@ void sg_attempt_spawn(struct segue *segue)
 		sg_machine_post(segue, SG_EVENT_SUCCESSOR_FAILED);
 		return;
 	}
-	snprintf(channel, sizeof(channel), "SEGUE_CHANNEL=%d", fds[1]);
 	if (segue->notify.watchdog_us > 0)
 		set[1] = "WATCHDOG_PID=@pid";
-	spawn.inherit_fd = fds[1];
+	channel.fd = fds[1];
 	/*
 	 * systemd waits only for a main process that is its own child when it is named: the stop
 	 * of any other goes from SIGTERM to SIGKILL at once.

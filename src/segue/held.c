@@ -430,17 +430,18 @@ void held_commit(struct service *service, struct generation *generation)
 		next = held->next;
 		if (held->own || (generation->tells_wanted && held->wanted))
 			continue;
-		log_say("dropped", NULL, "listener %s (%s) is not wanted any more", held->name,
-		        held->address);
 		held->closed_by = generation->number;
 		held->bound[0] = '\0';
 		(void)sg_listener_text(held->fd, held->bound, sizeof(held->bound));
 		held->bind = (struct sg_bind_options){ .v6only = sg_listener_is_v6only(held->fd) };
 		if (path_of(held) != NULL && stat(path_of(held), &st) == 0)
 			held->bind.mode = st.st_mode & 0777;
+		/* First: who hears of it may count on it. */
+		close_it(service, held);
 		if (held->bound[0] != '\0')
 			tell_dropped(service, generation, held->bound);
-		close_it(service, held);
+		log_say("dropped", NULL, "listener %s (%s) is not wanted any more", held->name,
+		        held->address);
 		held->next = service->closed;
 		service->closed = held;
 	}

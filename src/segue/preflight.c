@@ -128,7 +128,6 @@ static int start(struct service *service, struct preflight *preflight)
 	struct sg_spawn spawn = { .origin = &service->upgrade.terms->origin,
 		                  .argv = argv,
 		                  .program = "/bin/sh",
-		                  .inherit_fd = -1,
 		                  .identity = service->upgrade.terms->as,
 		                  .directory = service->upgrade.terms->config->directory,
 		                  .own_session = true,

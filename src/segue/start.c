@@ -110,7 +110,6 @@ static int spawn(struct worker *worker, struct passed *passed, const struct prog
 		                  .program_fd =
 		                          program != NULL && program->fd >= 0 ? &program->fd : NULL,
 		                  .fds = passed->fds,
-		                  .inherit_fd = -1,
 		                  .identity = generation->terms->as,
 		                  .directory = worker_config(worker)->directory,
 		                  .own_session = true,

@@ -112,9 +112,10 @@ static void drop(const struct segue_event *event)
 		accept_all(&places[i]);
 		say_number("accepted", clients_count());
 		places[i].fd = -1;
+		/* Who reads the line may count on it: nobody listens here any more. */
+		segue_unlisten(segue, event->name);
 		say_end();
 	}
-	segue_unlisten(segue, event->name);
 }
 
 static void resume(void)

@@ -303,9 +303,10 @@ def test_a_program_of_the_module_listens_again_on_what_it_gets_back_late(supervi
         busy.send(b"POST /hello HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n")
         hello = [build.program("hello"), *words, "--log-format", "json"]
         assert one.ask("upgrade", "--no-wait", "--", *hello).code == 0
-        one.log.wait_for("draining", pid=first["pid"])
+        one.log.wait_for("unlisten", pid=first["pid"], listener="b")
+        (second,) = one.workers(2)
+        one.log.wait_for("serving", pid=second["pid"])  # It has closed its copy of what it does not want.
         with socket.create_server(b):
-            (second,) = one.workers(2)
             one.send(signal.SIGKILL, second["pid"])
             one.log.wait_for("resumed", pid=first["pid"])
         one.log.wait_for("relistening", pid=first["pid"])

@@ -147,7 +147,7 @@ UNIT_CASE(the_environment_is_the_one_at_start_less_what_is_unset_plus_what_is_se
 	static const char *const unset[] = { "SECRET", "GONE=", NULL };
 	static const char *const set[] = { "CHANNEL=7", "EMPTY=", "KEPT=new", NULL };
 	struct sg_origin origin;
-	struct sg_spawn spawn = { .origin = &origin, .inherit_fd = -1, .unset = unset, .set = set };
+	struct sg_spawn spawn = { .origin = &origin, .unset = unset, .set = set };
 	char *argv[] = { (char *)"env", NULL };
 	const char *text;
 
@@ -176,7 +176,7 @@ UNIT_CASE(at_pid_becomes_the_pid_of_the_new_process)
 	static const char *const set[] = { "LISTEN_PID=@pid", "WATCHDOG_PID=@pid", "MAIL=x@pid",
 		                           NULL };
 	struct sg_origin origin = origin_of("/bin/sh", "sh");
-	struct sg_spawn spawn = { .origin = &origin, .inherit_fd = -1, .set = set };
+	struct sg_spawn spawn = { .origin = &origin, .set = set };
 
 	CHECK_STRING(shell(&spawn, "test $LISTEN_PID = $$ && test $WATCHDOG_PID = $$ &&"
 	                           "echo \"[$MAIL]\""),
@@ -188,7 +188,7 @@ UNIT_CASE(the_arguments_are_the_ones_at_start)
 {
 	struct sg_origin origin = origin_of("/bin/echo", "anything");
 	char *argv[] = { (char *)"echo", (char *)"a  b", (char *)"", (char *)"c", NULL };
-	struct sg_spawn spawn = { .origin = &origin, .inherit_fd = -1, .argv = argv };
+	struct sg_spawn spawn = { .origin = &origin, .argv = argv };
 
 	CHECK_STRING(output_of(&spawn), "a  b  c\n");
 	sg_origin_done(&origin);
@@ -197,14 +197,17 @@ UNIT_CASE(the_arguments_are_the_ones_at_start)
 UNIT_CASE(nothing_but_0_1_2_and_the_given_descriptor_is_inherited)
 {
 	struct sg_origin origin = origin_of("/bin/sh", "sh");
-	struct sg_spawn spawn = { .origin = &origin, .inherit_fd = -1 };
+	struct sg_spawn spawn = { .origin = &origin };
 	int plain = (int)MUST(open("/dev/null", O_RDONLY)), high, given;
+	struct sg_spawn_fd place;
 
 	high = (int)MUST(fcntl(plain, F_DUPFD, 700));
 	given = (int)MUST(fcntl(plain, F_DUPFD_CLOEXEC, 50));
+	place = (struct sg_spawn_fd){ given, given };
 	/* One more, the first free one, is the shell's own while it reads the folder. */
 	CHECK_STRING(shell(&spawn, "cd /proc/$$/fd; echo *"), "0 1 2 3\n");
-	spawn.inherit_fd = given;
+	spawn.fds = &place;
+	spawn.fds_len = 1;
 	{
 		char expected[64];
 
@@ -235,7 +238,7 @@ UNIT_CASE(signals_are_as_they_were_at_start_and_not_as_the_host_has_them_now)
 {
 	struct sg_origin origin = origin_of("/bin/cat", "cat");
 	char *argv[] = { (char *)"cat", (char *)"/proc/self/status", NULL };
-	struct sg_spawn spawn = { .origin = &origin, .inherit_fd = -1, .argv = argv };
+	struct sg_spawn spawn = { .origin = &origin, .argv = argv };
 	const char *status;
 	sigset_t now, after;
 
@@ -266,7 +269,7 @@ UNIT_CASE(signals_are_as_they_were_at_start_and_not_as_the_host_has_them_now)
 UNIT_CASE(the_umask_is_the_one_at_start)
 {
 	struct sg_origin origin;
-	struct sg_spawn spawn = { .origin = &origin, .inherit_fd = -1 };
+	struct sg_spawn spawn = { .origin = &origin };
 
 	umask(027);
 	origin = origin_of("/bin/sh", "sh");
@@ -279,7 +282,7 @@ UNIT_CASE(the_umask_is_the_one_at_start)
 UNIT_CASE(the_directory_is_found_by_the_name_that_pwd_gave_it)
 {
 	struct sg_origin origin;
-	struct sg_spawn spawn = { .origin = &origin, .inherit_fd = -1 };
+	struct sg_spawn spawn = { .origin = &origin };
 	char current[64];
 
 	enter();
@@ -312,7 +315,7 @@ UNIT_CASE(the_directory_is_found_by_the_name_that_pwd_gave_it)
 UNIT_CASE(where_pwd_says_something_else_the_directory_itself_is_kept)
 {
 	struct sg_origin origin;
-	struct sg_spawn spawn = { .origin = &origin, .inherit_fd = -1 };
+	struct sg_spawn spawn = { .origin = &origin };
 
 	enter();
 	MUST(mkdir("here", 0755));
@@ -337,7 +340,7 @@ UNIT_CASE(where_pwd_says_something_else_the_directory_itself_is_kept)
 UNIT_CASE(a_deleted_directory_does_not_keep_a_program_from_starting)
 {
 	struct sg_origin origin;
-	struct sg_spawn spawn = { .origin = &origin, .inherit_fd = -1 };
+	struct sg_spawn spawn = { .origin = &origin };
 	char path[64];
 
 	enter();
@@ -356,7 +359,7 @@ UNIT_CASE(a_deleted_directory_does_not_keep_a_program_from_starting)
 static void check_exec_error(const char *program, int error, const char *path)
 {
 	struct sg_origin origin = origin_of(program, program);
-	struct sg_spawn spawn = { .origin = &origin, .inherit_fd = -1 };
+	struct sg_spawn spawn = { .origin = &origin };
 	struct sg_exec_error said = { 0 };
 	struct sg_spawned spawned;
 	int status;
@@ -441,7 +444,7 @@ static struct sg_origin searched(const char *name)
 UNIT_CASE(a_program_that_a_shell_found_is_looked_up_again)
 {
 	struct sg_origin origin;
-	struct sg_spawn spawn = { .origin = &origin, .inherit_fd = -1 };
+	struct sg_spawn spawn = { .origin = &origin };
 	char *argv[] = { (char *)"app", NULL };
 
 	enter();
@@ -486,7 +489,7 @@ UNIT_CASE(a_program_that_a_shell_found_is_looked_up_again)
 UNIT_CASE(a_program_started_by_a_path_is_not_searched_for)
 {
 	struct sg_origin origin;
-	struct sg_spawn spawn = { .origin = &origin, .inherit_fd = -1 };
+	struct sg_spawn spawn = { .origin = &origin };
 	char *argv[] = { (char *)"./app", NULL };
 
 	enter();
@@ -513,7 +516,7 @@ UNIT_CASE(a_program_started_through_a_descriptor_is_started_by_its_argument)
 {
 	struct sg_origin origin = origin_of("/dev/fd/9", "/bin/echo");
 	char *argv[] = { (char *)"echo", (char *)"here", NULL };
-	struct sg_spawn spawn = { .origin = &origin, .inherit_fd = -1, .argv = argv };
+	struct sg_spawn spawn = { .origin = &origin, .argv = argv };
 
 	CHECK_STRING(output_of(&spawn), "here\n");
 	sg_origin_done(&origin);
@@ -522,7 +525,7 @@ UNIT_CASE(a_program_started_through_a_descriptor_is_started_by_its_argument)
 UNIT_CASE(a_process_without_free_descriptors_starts_nothing_and_leaks_nothing)
 {
 	struct sg_origin origin = origin_of("/bin/true", "true");
-	struct sg_spawn spawn = { .origin = &origin, .inherit_fd = -1 };
+	struct sg_spawn spawn = { .origin = &origin };
 	struct sg_spawned spawned;
 	struct rlimit before, lowered;
 	int highest = (int)MUST(open("/dev/null", O_RDONLY | O_CLOEXEC)), started = 0;
@@ -551,7 +554,7 @@ UNIT_CASE(a_process_without_free_descriptors_starts_nothing_and_leaks_nothing)
 UNIT_CASE(the_pidfd_is_of_the_child_and_close_on_exec)
 {
 	struct sg_origin origin = origin_of("/bin/true", "true");
-	struct sg_spawn spawn = { .origin = &origin, .inherit_fd = -1 };
+	struct sg_spawn spawn = { .origin = &origin };
 	struct sg_spawned spawned;
 
 	CHECK_INT(sg_spawn(&spawned, &spawn), 0);
@@ -574,9 +577,7 @@ UNIT_CASE(a_witness_says_how_a_program_ended_whoever_reaps_children_here)
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		char *argv[] = { (char *)"sh", (char *)"-c", (char *)cases[i].words, NULL };
-		struct sg_spawn spawn = {
-			.origin = &origin, .inherit_fd = -1, .argv = argv, .witness = true
-		};
+		struct sg_spawn spawn = { .origin = &origin, .argv = argv, .witness = true };
 		struct sg_exec_error report = { 0 };
 		struct sg_spawned spawned;
 		int status;
@@ -600,9 +601,7 @@ static int start_sibling(void)
 {
 	struct sg_origin origin = origin_of("/bin/sh", "sh");
 	char *argv[] = { (char *)"sh", (char *)"-c", (char *)"exit 3", NULL };
-	struct sg_spawn spawn = {
-		.origin = &origin, .inherit_fd = -1, .argv = argv, .sibling = true
-	};
+	struct sg_spawn spawn = { .origin = &origin, .argv = argv, .sibling = true };
 	struct sg_exec_error report = { 0 };
 	struct sg_spawned spawned;
 
@@ -642,9 +641,7 @@ UNIT_CASE(a_witness_that_is_killed_takes_the_program_along)
 	MUST(pipe2(fds, O_CLOEXEC));
 	fflush(stdout);
 	int saved = (int)MUST(fcntl(1, F_DUPFD_CLOEXEC, 100));
-	struct sg_spawn spawn = {
-		.origin = &origin, .inherit_fd = -1, .argv = argv, .witness = true
-	};
+	struct sg_spawn spawn = { .origin = &origin, .argv = argv, .witness = true };
 
 	MUST(dup2(fds[1], 1));
 	CHECK_INT(sg_spawn(&spawned, &spawn), 0);
@@ -668,7 +665,7 @@ UNIT_CASE(descriptors_get_the_numbers_asked_for_though_they_cross)
 	int b = (int)MUST(open("/dev/full", O_RDONLY | O_CLOEXEC));
 	/* Each wants the number of the other, and a third one the number of the report. */
 	struct sg_spawn_fd fds[] = { { a, b }, { b, a }, { a, b + 1 }, { b, b + 2 } };
-	struct sg_spawn spawn = { .origin = &origin, .inherit_fd = -1, .fds = fds, .fds_len = 4 };
+	struct sg_spawn spawn = { .origin = &origin, .fds = fds, .fds_len = 4 };
 	char words[200], expected[200];
 
 	CHECK_INT(b, a + 1);
@@ -687,9 +684,7 @@ UNIT_CASE(a_program_is_executed_by_its_descriptor_when_its_path_has_another)
 {
 	struct sg_origin origin = origin_of("/nowhere", "nowhere");
 	int sh = (int)MUST(open("/bin/sh", O_PATH | O_CLOEXEC));
-	struct sg_spawn spawn = {
-		.origin = &origin, .inherit_fd = -1, .program_fd = &sh, .program = "/nowhere"
-	};
+	struct sg_spawn spawn = { .origin = &origin, .program_fd = &sh, .program = "/nowhere" };
 
 	CHECK_STRING(shell(&spawn, "echo here; cd /proc/$$/fd; echo *"), "here\n0 1 2 3\n");
 	MUST(close(sh));
@@ -699,11 +694,9 @@ UNIT_CASE(a_program_is_executed_by_its_descriptor_when_its_path_has_another)
 UNIT_CASE(a_program_is_looked_up_in_a_session_and_folder_of_its_own)
 {
 	struct sg_origin origin = origin_of("/nowhere", "nowhere");
-	struct sg_spawn spawn = { .origin = &origin,
-		                  .inherit_fd = -1,
-		                  .program = "sh",
-		                  .directory = "/usr",
-		                  .own_session = true };
+	struct sg_spawn spawn = {
+		.origin = &origin, .program = "sh", .directory = "/usr", .own_session = true
+	};
 
 	CHECK_STRING(shell(&spawn, "pwd; set -- $(cut -d' ' -f1,5,6 /proc/$$/stat);"
 	                           "test $1 = $2 && test $1 = $3 && echo leads"),
@@ -715,9 +708,7 @@ UNIT_CASE(a_program_runs_as_another_user_with_no_group_of_ours)
 {
 	struct sg_origin origin = origin_of("/bin/sh", "sh");
 	struct sg_identity identity = { .uid = 65534, .gid = 65533 };
-	struct sg_spawn spawn = {
-		.origin = &origin, .inherit_fd = -1, .identity = &identity, .directory = "/"
-	};
+	struct sg_spawn spawn = { .origin = &origin, .identity = &identity, .directory = "/" };
 
 	if (getuid() != 0) {
 		sg_origin_done(&origin);
