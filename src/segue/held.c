@@ -4,7 +4,8 @@
  *
  * Those of --listen and of the service manager go to every worker by LISTEN_FDS. Those that a
  * program binds itself come up its channel before it is ready, and go to every later worker
- * down its own, with the address they were configured with.
+ * down its own, with the address they were configured with; by way of the service manager's store
+ * also to those of the next supervisor.
  */
 #include "core/fd.h"
 #include "segue/log.h"
@@ -59,6 +60,43 @@ static void close_it(struct service *service, struct held *held)
 	held->fd = -1;
 }
 
+/*
+ * Those that workers have bound: the manager keeps them over the end of a supervisor, under the
+ * words by which a program asks for them. A path goes with its worker, and nobody would find the
+ * socket.
+ */
+static void stored_name(char *name, size_t size, const struct held *held)
+{
+	bool named = strcmp(held->name, held->address) != 0;
+
+	snprintf(name, size, "%s%s%s", named ? held->name : "", named ? "=" : "", held->address);
+}
+
+static void keep_stored(struct service *service, struct held *held)
+{
+	char name[SG_NAME_MAX + SG_ADDRESS_MAX + 2];
+
+	if (held->stored || (path_of(held) != NULL && path_of(held)[0] != '@'))
+		return;
+	stored_name(name, sizeof(name), held);
+	held->stored = true;
+	if (manager_store(service->manager, name, held->fd) < 0)
+		log_say("warning", NULL,
+		        "listener %s is not stored by the service manager: its address is too long",
+		        held->name);
+}
+
+static void let_go_stored(struct service *service, struct held *held)
+{
+	char name[SG_NAME_MAX + SG_ADDRESS_MAX + 2];
+
+	if (!held->stored)
+		return;
+	stored_name(name, sizeof(name), held);
+	held->stored = false;
+	manager_unstore(service->manager, name);
+}
+
 static void held_free(struct held *held)
 {
 	terms_unref(held->terms);
@@ -67,6 +105,7 @@ static void held_free(struct held *held)
 
 static void drop(struct service *service, struct held *held)
 {
+	let_go_stored(service, held);
 	close_it(service, held);
 	held_free(held);
 }
@@ -190,6 +229,29 @@ static void let_go(struct service *service, const struct manager_socket *passed)
 	manager_unstore(service->manager, passed->name);
 }
 
+/* A worker of an earlier supervisor bound it: true where generation 1 can ask for it. */
+static bool take_stored(struct service *service, struct manager_socket *passed)
+{
+	char name[SG_NAME_MAX + 1], reason[REASON_MAX];
+	struct sg_address address;
+	struct held *held;
+
+	/* Those of --listen have a bare name. */
+	if (sg_name_valid(passed->name) || sg_listener_is_elsewhere(passed->fd) ||
+	    sg_address_parse_spec(name, &address, passed->name, reason, sizeof(reason)) < 0 ||
+	    sg_listener_verify(passed->fd, &address, reason, sizeof(reason)) < 0 ||
+	    held_count(service, false) >= SG_WIRE_LISTENERS)
+		return false;
+	held = add(service);
+	if (held == NULL)
+		return false;
+	snprintf(held->name, sizeof(held->name), "%s", name);
+	snprintf(held->address, sizeof(held->address), "%s", address.text);
+	held->fd = sg_fd_steal(&passed->fd);
+	held->stored = true;
+	return true;
+}
+
 /* A socket that no --listen speaks of is the service's all the same: it was passed. */
 static int adopt(struct service *service, struct manager_socket *passed, size_t place, char *reason,
                  size_t size)
@@ -243,15 +305,19 @@ int held_open(struct service *service, char *reason, size_t reason_size)
 		r = open_one(service, service->config->listen[place], place, sockets, count, reason,
 		             reason_size);
 	for (size_t i = 0; i < count; i++) {
-		if (r == 0 && sockets[i].fd >= 0 && sockets[i].stored)
-			let_go(service, &sockets[i]);
-		else if (r == 0 && sockets[i].fd >= 0)
+		if (r < 0 || sockets[i].fd < 0)
+			continue;
+		if (!sockets[i].stored)
 			r = adopt(service, &sockets[i], place++, reason, reason_size);
-		sg_fd_close(sockets[i].fd);
+		else if (!take_stored(service, &sockets[i]))
+			let_go(service, &sockets[i]);
 	}
+	for (size_t i = 0; i < count; i++)
+		sg_fd_close(sockets[i].fd);
 	free(sockets);
 	for (struct held *held = service->held; r == 0 && held != NULL; held = held->next)
-		manager_store(service->manager, held->name, held->fd);
+		if (held->own)
+			(void)manager_store(service->manager, held->name, held->fd);
 	if (r == 0)
 		r = held_check_ready(service, service->config, reason, reason_size);
 	return r;
@@ -278,10 +344,13 @@ static void forget_closed(struct service *service, uint64_t oldest)
  * stop it lets go by itself. Not where the path goes, and nobody would find the socket. */
 void held_close(struct service *service)
 {
-	while (service->held != NULL) {
-		if (service->held->own && service->held->ours && service->held->fd >= 0)
-			manager_unstore(service->manager, service->held->name);
-		drop(service, service->held);
+	struct held *held;
+
+	while ((held = service->held) != NULL) {
+		if (held->own && held->ours && held->fd >= 0)
+			manager_unstore(service->manager, held->name);
+		close_it(service, held);
+		held_free(held);
 	}
 	forget_closed(service, UINT64_MAX);
 	held_forget_unbound(service);
@@ -351,6 +420,8 @@ void held_take(struct service *service, struct worker *worker, const struct sg_m
 	held->terms = terms_ref(terms);
 	held->generation = worker->slot->generation->number;
 	held->wanted = true;
+	if (worker->slot->generation->committed)
+		keep_stored(service, held);
 }
 
 /* Which of the offered ones the worker asked for: one worker's wish is enough. */
@@ -413,6 +484,13 @@ static void tell_dropped(struct service *service, const struct generation *gener
 		}
 }
 
+static void commit_to(struct service *service, struct generation *generation, struct held *held)
+{
+	if (held->terms == NULL)
+		held->terms = terms_ref(generation->terms);
+	keep_stored(service, held);
+}
+
 /*
  * At the commit what the new generation does not want is let go, and its predecessors empty it:
  * while somebody holds it the kernel would go on queueing clients. What it was is kept: the
@@ -428,14 +506,19 @@ void held_commit(struct service *service, struct generation *generation)
 		struct stat st;
 
 		next = held->next;
-		if (held->own || (generation->tells_wanted && held->wanted))
+		if (held->own)
 			continue;
+		if (generation->tells_wanted && held->wanted) {
+			commit_to(service, generation, held);
+			continue;
+		}
 		held->closed_by = generation->number;
 		held->bound[0] = '\0';
 		(void)sg_listener_text(held->fd, held->bound, sizeof(held->bound));
 		held->bind = (struct sg_bind_options){ .v6only = sg_listener_is_v6only(held->fd) };
 		if (path_of(held) != NULL && stat(path_of(held), &st) == 0)
 			held->bind.mode = st.st_mode & 0777;
+		let_go_stored(service, held);
 		/* First: who hears of it may count on it. */
 		close_it(service, held);
 		if (held->bound[0] != '\0')
@@ -455,6 +538,7 @@ static void append(struct service *service, struct held *held)
 	while (*last != NULL)
 		last = &(*last)->next;
 	*last = held;
+	keep_stored(service, held);
 }
 
 /* 0, or -errno with a sentence. */

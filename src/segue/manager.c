@@ -27,6 +27,7 @@
 #define STATUS_MAX      256
 #define TEXT_MAX        512
 #define STORED          "stored."
+#define ESCAPED_MAX     (255 - sizeof(STORED) + 1) /* systemd's FDNAME_MAX */
 #define EXTEND_EVERY_MS 5000
 #define EXTEND_BY_MS    20000
 
@@ -241,22 +242,58 @@ static bool is_held(const struct manager *manager, int fd)
 	return false;
 }
 
-void manager_store(struct manager *manager, const char *name, int fd)
+/* What a name there may not have, a colon above all, goes as "%3A". */
+static int escape(char *escaped, const char *name)
 {
-	char text[TEXT_MAX];
+	size_t len = 0;
 
-	if (is_held(manager, fd))
-		return;
+	for (; *name != '\0'; name++) {
+		unsigned char c = (unsigned char)*name;
+		bool plain = c > ' ' && c < 127 && c != ':' && c != '%';
+
+		if (len + 3 > ESCAPED_MAX)
+			return -ENAMETOOLONG;
+		len += (size_t)snprintf(escaped + len, 4, plain ? "%c" : "%%%02X", c);
+	}
+	escaped[len] = '\0';
+	return 0;
+}
+
+static void unescape(char *name, const char *escaped)
+{
+	unsigned int c;
+
+	for (; *escaped != '\0'; escaped++) {
+		if (*escaped == '%' && sscanf(escaped + 1, "%2x", &c) == 1 && strlen(escaped) > 2) {
+			*name++ = (char)c;
+			escaped += 2;
+		} else {
+			*name++ = *escaped;
+		}
+	}
+	*name = '\0';
+}
+
+int manager_store(struct manager *manager, const char *name, int fd)
+{
+	char text[TEXT_MAX], escaped[ESCAPED_MAX + 1];
+	int r = escape(escaped, name);
+
+	if (r < 0 || is_held(manager, fd))
+		return r;
 	/* A listener is never ready for an error, and the manager need not watch it. */
-	snprintf(text, sizeof(text), "FDSTORE=1\nFDNAME=" STORED "%.200s\nFDPOLL=0", name);
+	snprintf(text, sizeof(text), "FDSTORE=1\nFDNAME=" STORED "%s\nFDPOLL=0", escaped);
 	say(manager, text, fd);
+	return 0;
 }
 
 void manager_unstore(struct manager *manager, const char *name)
 {
-	char text[TEXT_MAX];
+	char text[TEXT_MAX], escaped[ESCAPED_MAX + 1];
 
-	snprintf(text, sizeof(text), "FDSTOREREMOVE=1\nFDNAME=" STORED "%.200s", name);
+	if (escape(escaped, name) < 0)
+		return;
+	snprintf(text, sizeof(text), "FDSTOREREMOVE=1\nFDNAME=" STORED "%s", escaped);
 	say(manager, text, -1);
 }
 
@@ -291,7 +328,10 @@ static void describe(struct passed *passed, const char *name, int fd)
 	*passed = (struct passed){ .socket = { .fd = fd, .stored = bare != name },
 		                   .dev = file.st_dev,
 		                   .ino = file.st_ino };
-	snprintf(passed->socket.name, sizeof(passed->socket.name), "%s", bare);
+	if (passed->socket.stored)
+		unescape(passed->socket.name, bare);
+	else
+		snprintf(passed->socket.name, sizeof(passed->socket.name), "%s", bare);
 }
 
 /* What a socket unit passes as well is the unit's: the stored one is let go. */

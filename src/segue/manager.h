@@ -51,8 +51,8 @@ void manager_extend(struct manager *manager, int64_t ms);
 void manager_give_up(struct manager *manager);
 
 /* Puts a listener into the manager's store, where it has one, under its name; a socket that the
- * manager holds already is left out. Takes it out. */
-void manager_store(struct manager *manager, const char *name, int fd);
+ * manager holds already is left out. 0, or -ENAMETOOLONG. Takes it out. */
+int manager_store(struct manager *manager, const char *name, int fd);
 void manager_unstore(struct manager *manager, const char *name);
 
 #endif

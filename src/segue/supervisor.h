@@ -144,6 +144,7 @@ struct held {
 	int fd;
 	bool own;    /* by --listen or from the service manager: passed by LISTEN_FDS, for ever */
 	bool ours;   /* the unix path was made by this service */
+	bool stored; /* by the service manager; not kept for those that are own */
 	bool wanted; /* by the generation that starts */
 	uint64_t generation; /* that bound it; 0: own */
 	struct terms *terms; /* of that generation: at whose word its path is unlinked */

@@ -239,6 +239,20 @@ def supervised(machine):
     return machine.install(UNITS / "segue@.service", "segue@hello.service")
 
 
+def bind_itself(machine, *addresses):
+    """From its next start on the service's program binds these, and its supervisor nothing."""
+    options = " ".join(f"--listen {address}" for address in addresses)
+    machine.put("/etc/segue/hello.conf", f"program /usr/local/bin/hello {options}\n")
+
+
+@pytest.fixture(params=["listen", "bound"])
+def stored(machine, supervised, request):
+    """The same, with the listener of its configuration, or with one that its worker binds itself."""
+    if request.param == "bound":
+        bind_itself(machine, f":{PORT}")
+    return supervised
+
+
 def worker_pids(unit):
     """Those processes of the unit that run hello."""
     return [pid for pid in unit.pids if processes.Stat(pid).name == "hello"]
@@ -346,24 +360,45 @@ def ten_wait(machine, go):
     return pid
 
 
-def test_a_supervisor_that_is_killed_is_started_again_with_its_listeners(machine, supervised):
+def test_a_supervisor_that_is_killed_is_started_again_with_its_listeners(machine, stored):
     """systemd has stored them: clients that come meanwhile wait."""
-    with gated(machine, supervised) as go:
+    with gated(machine, stored) as go:
         go()
-        supervised.start()
-        assert supervised.show("NFileDescriptorStore") == "1"
+        stored.start()
+        eventually(lambda: stored.show("NFileDescriptorStore"), "1")
         for count in ("1", "2"):
-            before = supervised.main
+            before = stored.main
             before.send(signal.SIGKILL)
             before.wait()
-            eventually(lambda: supervised.show("SubState"), "start-pre")
+            eventually(lambda: stored.show("SubState"), "start-pre")
             pid = ten_wait(machine, go)
-            eventually(lambda: is_up(supervised), True)
-            assert pid == inside(worker_pids(supervised)[0])
-            assert supervised.main_pid != before.pid
-            assert supervised.show("NRestarts", "NFileDescriptorStore") == (count, "1")
-        supervised.reload()
+            eventually(lambda: is_up(stored), True)
+            assert pid == inside(worker_pids(stored)[0])
+            assert stored.main_pid != before.pid
+            assert stored.show("NRestarts", "NFileDescriptorStore") == (count, "1")
+        stored.reload()
         assert ask(machine).generation == 2
+
+
+def test_what_is_stored_follows_what_the_workers_bind(machine, supervised):
+    """Over an upgrade, a failed one, and a start of the next supervisor; a path goes with its worker."""
+    bind_itself(machine, f"a=:{PORT}", "b=127.0.0.1:8081", "unix:///run/hello.sock")
+    supervised.start()
+    eventually(lambda: supervised.show("NFileDescriptorStore"), "2")
+    failed = machine.run("segue", "upgrade", "hello", "--", "/usr/local/bin/hello", "--listen", f"a=:{PORT}",
+                         "--listen", "c=192.0.2.1:8082", check_code=False)
+    assert failed[0] == 1, failed
+    assert supervised.show("NFileDescriptorStore") == "2"
+    machine.run("segue", "upgrade", "hello", "--", "/usr/local/bin/hello", "--listen", f"a=:{PORT}")
+    eventually(lambda: supervised.show("NFileDescriptorStore"), "1")
+    # Nobody of the next ones wants it.
+    bind_itself(machine, "127.0.0.1:8083")
+    supervised.restart()
+    eventually(lambda: supervised.show("NFileDescriptorStore"), "1")
+    with machine.network(), pytest.raises(ConnectionRefusedError):
+        machine.connect(PORT)
+    with machine.connect(8083) as connection:
+        assert connection.get("/hello").generation == 1
 
 
 @pytest.mark.plain
@@ -389,16 +424,16 @@ def test_a_supervisor_that_is_killed_under_load_loses_nothing_that_was_begun(mac
     eventually(lambda: len(worker_pids(supervised)), 1)
 
 
-def test_clients_wait_while_a_supervised_service_is_restarted(machine, supervised):
-    with gated(machine, supervised) as go:
+def test_clients_wait_while_a_supervised_service_is_restarted(machine, stored):
+    with gated(machine, stored) as go:
         go()
-        supervised.start()
-        supervised.restart("--no-block")
-        eventually(lambda: supervised.show("SubState"), "start-pre")
+        stored.start()
+        stored.restart("--no-block")
+        eventually(lambda: stored.show("SubState"), "start-pre")
         pid = ten_wait(machine, go)
-        eventually(lambda: is_up(supervised), True)
-        assert pid == inside(worker_pids(supervised)[0])
-    supervised.stop()
+        eventually(lambda: is_up(stored), True)
+        assert pid == inside(worker_pids(stored)[0])
+    stored.stop()
     with machine.network(), pytest.raises(ConnectionRefusedError):
         machine.connect(PORT)
 
