@@ -14,6 +14,7 @@
 #include "core/notify.h"
 #include "segue/log.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -261,11 +262,11 @@ static int escape(char *escaped, const char *name)
 
 static void unescape(char *name, const char *escaped)
 {
-	unsigned int c;
-
 	for (; *escaped != '\0'; escaped++) {
-		if (*escaped == '%' && sscanf(escaped + 1, "%2x", &c) == 1 && strlen(escaped) > 2) {
-			*name++ = (char)c;
+		if (escaped[0] == '%' && isxdigit(escaped[1]) && isxdigit(escaped[2])) {
+			const char digits[] = { escaped[1], escaped[2], '\0' };
+
+			*name++ = (char)strtoul(digits, NULL, 16);
 			escaped += 2;
 		} else {
 			*name++ = *escaped;
