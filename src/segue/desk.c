@@ -331,10 +331,29 @@ void desk_generation_gone(struct service *service, const struct generation *gene
 	}
 }
 
+/* What becomes of the place of a worker whose replacement has failed: a clause. */
+static void describe_place(const struct slot *slot, char *text, size_t size)
+{
+	int64_t left = slot->restart_ms - sg_now_ms();
+	char span[SG_SPAN_MAX];
+
+	text[0] = '\0';
+	if (slot->worker != NULL && slot->worker->state == WORKER_SERVING)
+		snprintf(text, size, "; the worker serves as before");
+	else if (slot->limit)
+		snprintf(text, size, "; it is not started again (see --restart-limit)");
+	else if (slot->ended)
+		snprintf(text, size, "; it is not started again (see --restart)");
+	else if (slot->timer != NULL && left > 0)
+		snprintf(text, size, "; it is started again in %s", sg_span_text(span, left));
+	else if (slot->timer != NULL)
+		snprintf(text, size, "; it is started again at once");
+}
+
 static void end_restart(struct control_client *client, const struct slot *slot, const char *reason)
 {
-	bool lost = slot->generation->service->stop_asked, serves;
-	char message[REASON_MAX + 100];
+	bool lost = slot->generation->service->stop_asked;
+	char message[REASON_MAX + 200], rest[100];
 
 	if (reason == NULL) {
 		snprintf(message, sizeof(message), "worker %u is now pid %ld", slot->index,
@@ -342,9 +361,9 @@ static void end_restart(struct control_client *client, const struct slot *slot, 
 		control_end(client, EXIT_DONE, message, json_pack("{ss}", "outcome", "done"));
 		return;
 	}
-	serves = slot->worker != NULL && slot->worker->state == WORKER_SERVING;
+	describe_place(slot, rest, sizeof(rest));
 	snprintf(message, sizeof(message), "the replacement of worker %u failed: %s%s", slot->index,
-	         reason, serves ? "; the worker serves as before" : "");
+	         reason, rest);
 	control_end(client, lost ? EXIT_LOST : EXIT_FAILED, message,
 	            json_pack("{ss}", "outcome", lost ? "lost" : "failed"));
 }

@@ -206,6 +206,9 @@ static void slot_is_empty(struct slot *slot, const struct worker *worker)
 		return;
 	}
 	crashed(slot, worker);
+	/* One that took over from another was a restart's: that has failed, whatever comes next. */
+	if (slot->leaving != NULL)
+		desk_worker_replaced(slot, worker->reason);
 	if (generation == service->serving)
 		meet_left_behind(generation);
 	generation_look(generation);
@@ -250,7 +253,7 @@ static void gone(struct worker *worker)
 		desk_worker_replaced(slot, worker->reason);
 	} else if (slot->leaving == worker) {
 		slot->leaving = NULL;
-		/* The one in its place may have ended before it. */
+		/* Who waits still: the one in its place lives, or it ended with its generation. */
 		desk_worker_replaced(slot, slot->worker != NULL ? NULL : slot->last_exit);
 	} else {
 		slot->worker = NULL;

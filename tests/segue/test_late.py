@@ -85,6 +85,31 @@ def test_a_restart_beside_crashes_leaves_one_worker(supervise, gate):
                         if stat.name.startswith("python") and not stat.zombie}, {after["pid"]})
 
 
+def test_a_restart_whose_replacement_crashes_while_the_first_drains_has_failed(supervise):
+    """The client is told at once, and that a third is started; the first drains on."""
+    service = supervise("--restart-delay", "20s")
+    address = service.address
+    with Connection(address) as slow:
+        first = slow.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n" + HOLD).response().pid
+        mark = service.log.mark()
+        client = service.popen("restart", "--json", "0")
+        service.log.wait_for("worker", since=mark, pid=first, to="draining")
+        (second,) = {one["pid"] for one in service.workers()} - {first}
+        mark = service.log.mark()
+        service.process(second).send(signal.SIGKILL)
+        service.expected_exits.add(-signal.SIGKILL)
+        out, err = client.communicate(timeout=30)
+        assert client.returncode == 1 and '"failed"' in out, (out, err)
+        assert "the replacement of worker 0 failed: it was killed by signal 9" in out, out
+        assert "; it is started again at once" in out, out
+        third = get(address)
+        assert third.pid not in (first, second) and third.generation == 1
+        assert slow.send(b"y").response().pid == first
+    service.log.wait_for("worker", since=mark, pid=first, to="gone")
+    service.log.wait_for("worker", since=mark, pid=third.pid, to="serving")
+    assert service.ask("restart", 0).message.startswith("worker 0 is now pid")
+
+
 def test_a_take_back_beside_the_next_upgrade_is_told_to_both(supervise, gate, waiting):
     service = supervise(program=pathlib.Path(waiting[0]), arguments=waiting[1:], json=False, wait=False)
     service.wait_serving()
