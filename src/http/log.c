@@ -129,8 +129,12 @@ static void add_json(struct sgh_line *line, struct segue_http_server *server, co
 {
 	sgh_line_add(line, "{\"time\":\"");
 	add_time(line, true);
-	sgh_line_add(line, "\",\"generation\":");
-	sgh_line_number(line, (int64_t)segue_http_generation(server));
+	sgh_line_add(line, "\"");
+	/* It is not known before the handle is open. */
+	if (segue_http_generation(server)) {
+		sgh_line_add(line, ",\"generation\":");
+		sgh_line_number(line, (int64_t)segue_http_generation(server));
+	}
 	sgh_line_add(line, ",\"pid\":");
 	sgh_line_number(line, getpid());
 	sgh_line_add(line, ",\"event\":");
@@ -152,7 +156,6 @@ static void add_json(struct sgh_line *line, struct segue_http_server *server, co
 static void add_text(struct sgh_line *line, struct segue_http_server *server, const char *text)
 {
 	add_time(line, false);
-	/* It is not known before the handle is open. */
 	if (segue_http_generation(server)) {
 		sgh_line_add(line, " generation ");
 		sgh_line_number(line, (int64_t)segue_http_generation(server));

@@ -96,6 +96,8 @@ def test_why_it_cannot_serve_is_said_where_no_events_are_wanted(start, run):
 def test_what_is_not_known_yet_or_known_already_is_not_said(run, folder):
     result = run("--pid-file", "/nowhere/pid", "--listen", f"unix://{folder}/a")
     assert result.returncode == 1 and "generation" not in result.stderr and "cannot serve" in result.stderr
+    result = run("--pid-file", "/nowhere/pid", "--listen", f"unix://{folder}/a", "--log-format", "json")
+    assert "generation" not in json.loads(result.stderr) and "/nowhere" in json.loads(result.stderr)["reason"]
     result = run("--listen", f"unix://{folder}/none/a")
     assert result.stderr.count(f"unix://{folder}/none/a") == 1
     assert f"there is no folder {folder}/none\n" in result.stderr
