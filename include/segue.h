@@ -123,8 +123,9 @@ enum segue_event_type {
 	 * now, then segue_drained(). Accept nothing more. */
 	SEGUE_EVENT_DRAIN,
 	/** The next generation has failed: accept again from every listener (ask
-	 * segue_listener_fd() again). Once more where a listener could not be bound again at
-	 * once. */
+	 * segue_listener_fd() again; what was closed by segue_unlisten() is another socket now,
+	 * on which socket options have to be set again). Once more where a listener could not be
+	 * bound again at once. */
 	SEGUE_EVENT_RESUME,
 	/** The drain has to end now: close what is left, count it, then segue_drained(). */
 	SEGUE_EVENT_CUT,

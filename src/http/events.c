@@ -241,10 +241,15 @@ static void order_all(struct segue_http_server *server, int what)
 /* What the next generation did not want is served again. */
 static void find_listeners(struct segue_http_server *server)
 {
-	for (size_t i = 0; i < server->listener_count; i++)
-		if (server->listener_fds[i] < 0)
-			server->listener_fds[i] =
-				segue_listener_fd(server->segue, server->listener_names[i]);
+	for (size_t i = 0; i < server->listener_count; i++) {
+		if (server->listener_fds[i] >= 0)
+			continue;
+		server->listener_fds[i] =
+			segue_listener_fd(server->segue, server->listener_names[i]);
+		/* It may be another socket, bound in the place of one that was closed. */
+		if (server->listener_fds[i] >= 0)
+			sgh_accept_begins(server->listener_fds[i]);
+	}
 }
 
 static void on_serve(struct segue_http_server *server, bool again)

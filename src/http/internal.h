@@ -352,6 +352,7 @@ static inline void sgh_count(atomic_ulong *counter, long by)
 }
 
 /* listen.c */
+void sgh_accept_begins(int fd);
 int sgh_accept_prepare(struct sgh_loop *loop, size_t count); /* once, before it starts */
 int sgh_accept_start(struct sgh_loop *loop, const int *fds, size_t count);
 void sgh_accept_stop(struct sgh_loop *loop);

@@ -8,6 +8,8 @@
  * does not spin.
  */
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -39,6 +41,15 @@ static void look_away(struct sgh_loop *loop)
 			epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, loop->listeners[i].fd, NULL);
 		loop->listeners[i].polled = false;
 	}
+}
+
+/* A listener that this program has not had yet: accepted sockets inherit what is set on it.
+ * Responses leave whole, so there is nothing to wait for. */
+void sgh_accept_begins(int fd)
+{
+	int one = 1;
+
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 }
 
 int sgh_accept_prepare(struct sgh_loop *loop, size_t count)

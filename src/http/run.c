@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* A run of the server, from the handle to the last descriptor. */
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -69,7 +67,7 @@ static int add_listener(struct segue_http_server *server, int fd, const char *sp
 {
 	const char *name;
 	char address[256], *copy;
-	int type = 0, one = 1;
+	int type = 0;
 	socklen_t len = sizeof(type);
 
 	if (fd < 0)
@@ -81,8 +79,7 @@ static int add_listener(struct segue_http_server *server, int fd, const char *sp
 		         "listener %s takes no connections; HTTP needs tcp:// or unix://", spec);
 		return fail(server, reason);
 	}
-	/* Accepted sockets inherit it; responses leave whole, so there is nothing to wait for. */
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	sgh_accept_begins(fd);
 	name = segue_listener_name(server->segue, fd);
 	copy = strdup(name);
 	if (!copy)

@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /* A server with one route for each thing that the HTTP module can do, for the tests beside it. */
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <segue/http.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 static atomic_int disconnects, resets, taken;
@@ -326,6 +329,27 @@ static void threads(struct segue_http_request *req, void *ctx)
 	segue_http_reply(req, 200, "text/plain", text);
 }
 
+/* Does a listener at the port hold small answers back? */
+static void nodelay(struct segue_http_request *req, void *ctx)
+{
+	const char *port = segue_http_query(req, "port");
+	const char *text = "no listener\n";
+
+	for (int fd = 3; fd < 1000; fd++) {
+		struct sockaddr_in name = { 0 };
+		socklen_t name_len = sizeof(name), len = sizeof(int);
+		int listens = 0, on = 0;
+
+		if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len) < 0 || !listens ||
+		    getsockname(fd, (struct sockaddr *)&name, &name_len) < 0 ||
+		    name.sin_family != AF_INET || ntohs(name.sin_port) != atoi(port))
+			continue;
+		getsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, &len);
+		text = on ? "at once\n" : "held back\n";
+	}
+	segue_http_reply(req, 200, "text/plain", text);
+}
+
 static void bad_headers(struct segue_http_request *req, void *ctx)
 {
 	bool refused = segue_http_add_header(req, "X", "a\r\nSet-Cookie: b") < 0 &&
@@ -395,6 +419,7 @@ int main(int argc, char **argv)
 	segue_http_route(server, "GET", "/counts", counts, NULL);
 	segue_http_route(server, "GET", "/status", status, NULL);
 	segue_http_route(server, "GET", "/threads", threads, NULL);
+	segue_http_route(server, "GET", "/nodelay", nodelay, NULL);
 	segue_http_route(server, "GET", "/bad-headers", bad_headers, NULL);
 	segue_http_option(server, "unused", "N", "an option of the program's own", set_number,
 	                  &options.threads);

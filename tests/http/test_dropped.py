@@ -114,3 +114,19 @@ def test_a_successor_that_dies_before_a_dropped_listener_is_closed_leaves_it_ser
     one.listen("a", "b")
     third = one.upgrade()
     eventually(lambda: {answers(one.a), answers(one.b)}, {third})
+
+
+def test_a_listener_that_is_bound_again_holds_no_answer_back(one):
+    """What is set on a listener goes with its socket."""
+    first = one.serving()
+    one.listen("a")
+    with Connection(one.a) as slow:
+        # A body that is not whole keeps the first draining.
+        slow.send(request("GET", f"/nodelay?port={one.b[1]}") + request("POST", "/echo", body=b"xy")[:-1])
+        assert slow.response().body == b"at once\n"
+        second = one.upgrade()
+        one.service.log.wait_for("unlisten", pid=first, listener="b")
+        one.service.process(second).send(signal.SIGKILL)
+        eventually(lambda: answers(one.b), first)
+        assert get(one.b, f"/nodelay?port={one.b[1]}").body == b"at once\n"
+        slow.send(b"y").response()
