@@ -522,30 +522,66 @@ static void verb_restart(void *ctx, struct control_client *client, unsigned int 
 	waiter->generation = service->serving->number;
 }
 
-static void verb_kill(void *ctx, struct control_client *client, int number)
+/* One that only starts may have yet to say what it does at a signal, and would die of USR1: it gets
+ * what it has a handler for, and what is meant to end or to halt it. */
+static bool is_for(const struct worker *worker, int number)
 {
-	struct service *service = ctx;
+	static const int meant[] = { SIGTERM, SIGINT, SIGQUIT, SIGABRT, SIGKILL, SIGSTOP, SIGCONT };
+
+	for (size_t i = 0; i < sizeof(meant) / sizeof(meant[0]); i++)
+		if (number == meant[i])
+			return true;
+	return worker->was_ready || worker_catches(worker, number);
+}
+
+static void describe_sent(int number, unsigned int count, unsigned int spared, char *text,
+                          size_t size)
+{
 	const char *name = sigabbrev_np(number);
-	char message[100], shown[40];
-	unsigned int count = 0;
+	char shown[40];
 
-	for (unsigned int i = 0; service->serving != NULL && i < service->serving->slots_len; i++) {
-		struct worker *worker = service->serving->slots[i].worker;
-
-		if (worker_lives(worker) && worker_signal(worker, number) == 0)
-			count++;
-	}
-	if (count == 0) {
-		refuse(client, "no worker serves that could be signalled");
-		return;
-	}
 	if (name != NULL)
 		snprintf(shown, sizeof(shown), "%s (%d)", name, number);
 	else
 		snprintf(shown, sizeof(shown), "signal %d", number);
-	snprintf(message, sizeof(message), "%s was sent to %u worker%s", shown, count,
-	         count == 1 ? "" : "s");
-	control_end(client, EXIT_DONE, message, json_pack("{ss}", "outcome", "done"));
+	if (count == 0 && spared == 0)
+		snprintf(text, size, "no worker serves that could be signalled");
+	else if (count == 0)
+		snprintf(text, size,
+		         "%s was not sent: the worker only starts, and has no handler for it",
+		         shown);
+	else if (spared == 0)
+		snprintf(text, size, "%s was sent to %u worker%s", shown, count,
+		         count == 1 ? "" : "s");
+	else
+		snprintf(text, size,
+		         "%s was sent to %u worker%s, and not to %u that only start%s and ha%s no "
+		         "handler for it",
+		         shown, count, count == 1 ? "" : "s", spared, spared == 1 ? "s" : "",
+		         spared == 1 ? "s" : "ve");
+}
+
+static void verb_kill(void *ctx, struct control_client *client, int number)
+{
+	struct service *service = ctx;
+	unsigned int count = 0, spared = 0;
+	char message[200];
+
+	for (unsigned int i = 0; service->serving != NULL && i < service->serving->slots_len; i++) {
+		struct worker *worker = service->serving->slots[i].worker;
+
+		if (!worker_lives(worker))
+			continue;
+		if (!is_for(worker, number))
+			spared++;
+		else if (worker_signal(worker, number) == 0)
+			count++;
+	}
+	describe_sent(number, count, spared, message, sizeof(message));
+	if (count == 0)
+		refuse(client, message);
+	else
+		control_end(client, EXIT_DONE, message, json_pack("{ss}", "outcome", "done"));
 }
 
 static void verb_status(void *ctx, struct control_client *client)

@@ -99,10 +99,11 @@ static void pass_on(struct service *service, int number)
 {
 	for (struct generation *g = service->generations; g != NULL; g = g->next)
 		for (unsigned int i = 0; i < g->slots_len; i++) {
-			struct worker *worker = g->slots[i].worker;
+			struct worker *workers[] = WORKERS_OF(&g->slots[i]);
 
-			if (worker_lives(worker) && worker_catches(worker, number))
-				(void)worker_signal(worker, number);
+			for (size_t k = 0; k < WORKERS_A_SLOT; k++)
+				if (worker_lives(workers[k]) && worker_catches(workers[k], number))
+					(void)worker_signal(workers[k], number);
 		}
 }
 

@@ -271,6 +271,7 @@ void worker_free(struct worker *worker);
 int worker_signal(struct worker *worker, int signal);
 /* Is the process the worker's own or one that it started? */
 bool worker_owns(const struct worker *worker, pid_t pid);
+/* Has its program a handler for it? */
 bool worker_catches(const struct worker *worker, int signal);
 
 /* link.c: the channel to a worker that uses libsegue */

@@ -47,6 +47,9 @@ bool worker_catches(const struct worker *worker, int signal)
 	size_t size = 0;
 	FILE *file;
 
+	/* What stands there before it has executed its program is the supervisor's. */
+	if (!worker->runs)
+		return false;
 	snprintf(path, sizeof(path), "/proc/%ld/status", (long)worker->process.pid);
 	file = fopen(path, "re");
 	if (file == NULL)

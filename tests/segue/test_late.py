@@ -110,6 +110,51 @@ def test_a_restart_whose_replacement_crashes_while_the_first_drains_has_failed(s
     assert service.ask("restart", 0).message.startswith("worker 0 is now pid")
 
 
+# Says that a USR1 has come.
+USR1 = "signal.signal(signal.SIGUSR1, lambda *_: os.write(2, b'usr1 of %d\\n' % os.getpid()))"
+
+
+def test_usr1_ends_no_worker_that_only_starts(supervise, gate):
+    """As a worker that crashed does; of the signals that are meant to end it it may die."""
+    wait = f"os.path.exists({str(gate.path)!r}) and open({str(gate.path)!r}).read()"
+    service = supervise("--restart-delay", "10ms", program=pathlib.Path(sys.executable),
+                        arguments=[PLAIN, wait, USR1], json=False, wait=False)
+    service.expected_exits.add(-signal.SIGKILL)
+    service.wait_serving()
+    (before,) = service.workers()
+    gate.close()
+    mark = service.log.mark()
+    service.process(before["pid"]).send(signal.SIGKILL)
+    pid = service.log.wait_for("started", since=mark)["pid"]
+    answer = service.ask("kill", "USR1")
+    assert answer.code == 3 and "USR1 (10) was not sent: the worker only starts" in answer.message, answer
+    mark = service.log.mark()
+    assert service.ask("kill", "KILL").message == "KILL (9) was sent to 1 worker"
+    assert service.log.wait_for("crashed", since=mark)["pid"] == pid
+    gate.open()
+    pid = service.log.wait_for("worker", since=mark, to="serving")["pid"]
+    assert service.ask("kill", "USR1").message == "USR1 (10) was sent to 1 worker"
+    service.log.wait_for_line(f"usr1 of {pid}$")
+
+
+def test_usr1_is_passed_on_to_a_worker_that_drains(supervise, gate):
+    """It writes logs as well."""
+    last = f"sys.exit = lambda _: os.path.exists({str(gate.path)!r}) and open({str(gate.path)!r}).read()"
+    service = supervise(program=pathlib.Path(sys.executable), arguments=[PLAIN, last, USR1],
+                        json=False, wait=False)
+    service.wait_serving()
+    (first,) = service.workers()
+    gate.close()
+    mark = service.log.mark()
+    client = service.popen("restart", "--json", "0")
+    service.log.wait_for("worker", since=mark, pid=first["pid"], to="draining")
+    service.first.send(signal.SIGUSR1)
+    service.log.wait_for_line(f"usr1 of {first['pid']}$")
+    gate.open()
+    out, err = client.communicate(timeout=30)
+    assert client.returncode == 0, (out, err)
+
+
 def test_a_take_back_beside_the_next_upgrade_is_told_to_both(supervise, gate, waiting):
     service = supervise(program=pathlib.Path(waiting[0]), arguments=waiting[1:], json=False, wait=False)
     service.wait_serving()
