@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from harness.http import Connection
-from upgrades import (COUNTED, SHAPES, SHARE, Witnesses, ask, gone, meet_load, nothing_cut, nothing_lost,
+from upgrades import (COUNTED, SHAPES, SHARE, Held, Witnesses, ask, gone, meet_load, nothing_cut, nothing_lost,
                       upgrade, upgraded)
 
 
@@ -68,10 +68,12 @@ def upgrades_over_generations_that_drain(service, load, count):
     waiting = load("--keepalive", 12, "--post", 4, "--new", 2, *COUNTED, slow).wait_running()
     running = load(*SHAPES, *COUNTED, service).wait_running()
     draining = 0
-    for generation in range(1, count + 1):
-        assert ask(service)["successor"] == generation + 1
-        alive = generation + 1 - len(service.log.find("gone"))
-        draining = max(draining, alive - 1)
+    with Held(service.address) as held:
+        for generation in range(1, count + 1):
+            held.one_more()
+            assert ask(service)["successor"] == generation + 1
+            alive = generation + 1 - len(service.log.find("gone"))
+            draining = max(draining, alive - 1)
     assert draining >= 2, "no upgrade was asked for while two older generations drained"
     for generation in range(1, count + 1):
         gone(service, generation)

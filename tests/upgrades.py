@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 
+from functional import HOLD
 from harness.deadline import until
 from harness.http import Connection, get
 
@@ -181,6 +182,40 @@ def generations(answers):
         number = int(field(head, "Segue-Generation"))
         counts[number] = counts.get(number, 0) + 1
     return counts
+
+
+class Held:
+    """Requests that are not whole until later: however fast upgrades are, each generation has one to
+    finish for some more of them."""
+
+    MOST = 3
+
+    def __init__(self, address):
+        self.address = address
+        self.held = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, error, *_):
+        while self.held:
+            if error is None:
+                self._finish()
+            else:
+                self.held.pop().close()
+
+    def one_more(self):
+        """By whoever accepts; the oldest of more than three is finished."""
+        one = Connection(self.address)
+        self.held.append(one)
+        # One segment: the answer to its first request says that all of it has been read.
+        one.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n" + HOLD).response()
+        if len(self.held) > self.MOST:
+            self._finish()
+
+    def _finish(self):
+        with self.held.pop(0) as one:
+            assert one.send(b"y").response().status == 200
 
 
 class Witnesses:

@@ -47,6 +47,9 @@ class Itself(Module):
     def ask(self):
         self.service.send(signal.SIGUSR2)
 
+    def let_back(self, since):
+        """It has never been closed."""
+
 
 class Supervised(Module):
     def __init__(self, folder, _start, program, supervise):
@@ -56,6 +59,10 @@ class Supervised(Module):
 
     def ask(self):
         assert self.service.ask("upgrade", "--no-wait").code == 0
+
+    def let_back(self, since):
+        """Closed by the late one and bound by the supervisor: who connects in that moment is reset."""
+        self.service.log.wait_for("rebound", since=since)
 
 
 @pytest.fixture(params=[Itself, Supervised], ids=["self", "supervised"])
@@ -108,6 +115,7 @@ def test_a_successor_that_dies_before_a_dropped_listener_is_closed_leaves_it_ser
         # The other loop does not wait for the busy one.
         assert answers(one.a) == first
         let_go()
+    one.let_back(mark)
     eventually(lambda: answers(one.b), first)
     assert answers(one.a) == first
     assert not one.service.log.find("unlisten")

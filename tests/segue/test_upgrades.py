@@ -11,10 +11,9 @@ import itertools
 
 import pytest
 
-from functional import HOLD
 from harness.http import Connection
 from turns import WAYS, ask, gone, unharmed
-from upgrades import COUNTED, SHAPES, SHARE, Witnesses, meet_load, nothing_cut, nothing_lost
+from upgrades import COUNTED, SHAPES, SHARE, Held, Witnesses, meet_load, nothing_cut, nothing_lost
 
 ANY_PORT = "tcp://127.0.0.1:0"
 
@@ -123,13 +122,6 @@ def test_upgrades_on_a_unix_socket_lose_nothing(supervise, load, folder, whose):
     upgrades_in_a_row(service, load, 12)
 
 
-def finish(held, count):
-    for one in held[:count]:
-        with one:
-            assert one.send(b"y").response().status == 200
-    del held[:count]
-
-
 def upgrades_over_generations_that_drain(service, load, count):
     """Each request of one more load waits longer than some upgrades take, so that several older
     generations drain still when the next upgrade is asked for."""
@@ -138,16 +130,12 @@ def upgrades_over_generations_that_drain(service, load, count):
     slow = service.url + ("?delay=3s" if count <= 12 else "?delay=500ms")
     waiting = load("--keepalive", 12, "--post", 4, "--new", 2, *COUNTED, slow).wait_running()
     running = load(*SHAPES, *COUNTED, service).wait_running()
-    draining, held = 0, []
-    for generation in range(1, count + 1):
-        # However fast upgrades are: each generation has one to finish for some more of them.
-        held.append(Connection(service.address))
-        held[-1].get()
-        held[-1].send(HOLD)
-        assert ask(service) == generation + 1
-        draining = max(draining, len(service.status()["generations"]) - 1)
-        if len(held) > 3 or generation == count:
-            finish(held, 1 if generation < count else len(held))
+    draining = 0
+    with Held(service.address) as held:
+        for generation in range(1, count + 1):
+            held.one_more()
+            assert ask(service) == generation + 1
+            draining = max(draining, len(service.status()["generations"]) - 1)
     assert draining >= 2, "no upgrade was asked for while two older generations drained"
     for generation in range(1, count + 1):
         gone(service, generation)
