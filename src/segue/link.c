@@ -3,6 +3,9 @@
  * The channel to a worker: the supervisor speaks down, as one who hands over, and is never a
  * generation. Nonsense before the worker serves ends the worker; after that the channel is
  * closed, which to the worker is the supervisor's death, and so it is ended as well, by a drain.
+ *
+ * So is a worker that has missed a message for want of memory or descriptors: it may wait for that
+ * for ever. The channel stays open, but nothing more is said on it.
  */
 #include "core/channel.h"
 #include "core/fd.h"
@@ -33,6 +36,8 @@ struct link {
 	int events;
 	bool stalled; /* the timer runs: that the socket is writable says nothing */
 	bool greeted;
+	int lost;             /* why a message was, -errno; 0: none was */
+	bool lost_said;       /* the worker has been ended for it */
 	bool ended;           /* the descriptor is closed, the handles are being closed */
 	unsigned int handles; /* of the two, those that are not closed yet */
 	bool released;        /* by the worker: freed as soon as the handles are closed */
@@ -72,10 +77,28 @@ static void flush(struct link *link)
 	(void)uv_timer_start(&link->again, send_again, AGAIN_MS, 0);
 }
 
+/* From the loop, since whoever sends is in the middle of something. */
+static void end_deaf(struct link *link)
+{
+	struct worker *worker = link->worker;
+
+	link->lost_said = true;
+	worker_failed(worker, "it could not be told what to do: %s", strerror(-link->lost));
+	log_say("lost", NULL,
+	        "worker %llu:%u (pid %ld) could not be told what to do: %s; it is ended",
+	        (unsigned long long)worker->slot->generation->number, worker->slot->index,
+	        (long)worker->process.pid, strerror(-link->lost));
+	worker_post(worker, WORKER_EVENT_ABANDON);
+}
+
 static void send_again(uv_timer_t *timer)
 {
 	struct link *link = timer->data;
 
+	if (link->lost < 0 && !link->lost_said)
+		end_deaf(link);
+	if (link->ended)
+		return;
 	flush(link);
 	update(link);
 }
@@ -139,19 +162,32 @@ bool link_greeted(const struct link *link)
 
 bool link_speaks(const struct link *link)
 {
-	return link_greeted(link) && link->channel.fd >= 0;
+	return link_greeted(link) && link->channel.fd >= 0 && link->lost == 0;
 }
 
 /* What cannot be sent at once waits; the loop says when the socket has room, or that it is not
  * room that is wanted. */
-int link_send(struct link *link, const struct sg_message *message, const int *fds, size_t fds_len)
+int link_send_or_not(struct link *link, const struct sg_message *message, const int *fds,
+                     size_t fds_len)
 {
 	int r;
 
-	if (link->channel.fd < 0)
+	if (link->channel.fd < 0 || link->lost < 0)
 		return -EPIPE;
 	r = sg_channel_send(&link->channel, message, fds, fds_len);
 	update(link);
+	return r;
+}
+
+int link_send(struct link *link, const struct sg_message *message, const int *fds, size_t fds_len)
+{
+	int r = link_send_or_not(link, message, fds, fds_len);
+
+	if (r == 0 || r == -EPIPE)
+		return r;
+	link->lost = r;
+	uv_update_time(link->again.loop);
+	(void)uv_timer_start(&link->again, send_again, 0, 0);
 	return r;
 }
 

@@ -28,11 +28,11 @@ static void introduce(struct worker *elder, struct worker *younger)
 	if (r == 0) {
 		fds[0] = ends[0];
 		fds[1] = younger->process.pidfd;
-		r = link_send(elder->link, &up, fds, 2);
+		r = link_send_or_not(elder->link, &up, fds, 2);
 		fds[0] = ends[1];
 		fds[1] = elder->process.pidfd;
 		if (r == 0)
-			r = link_send(younger->link, &down, fds, 2);
+			r = link_send_or_not(younger->link, &down, fds, 2);
 		sg_fd_close(ends[0]);
 		sg_fd_close(ends[1]);
 	}

@@ -283,7 +283,12 @@ void link_look(struct link *link);
 bool link_greeted(const struct link *link);
 bool link_speaks(const struct link *link);
 void link_greet(struct link *link);
+/* -EPIPE where the worker is gone, or has missed a message. Any other failure makes it miss this
+ * one, and its end follows. */
 int link_send(struct link *link, const struct sg_message *message, const int *fds, size_t fds_len);
+/* The same for what it can do without. */
+int link_send_or_not(struct link *link, const struct sg_message *message, const int *fds,
+                     size_t fds_len);
 
 /* wrapper.c */
 /* Is the worker a wrapper around another process of its session? A clause, or "". */

@@ -161,9 +161,12 @@ static bool speaks(const struct worker *worker)
 	return link_speaks(worker->link);
 }
 
-static void tell(struct worker *worker, const struct sg_message *message)
+/* False where it will not hear of it: link.c ends it, but what it was to do may be its end. */
+static bool tell(struct worker *worker, const struct sg_message *message)
 {
-	(void)link_send(worker->link, message, NULL, 0);
+	int r = link_send(worker->link, message, NULL, 0);
+
+	return r == 0 || r == -EPIPE;
 }
 
 static void stop_signal(struct worker *worker)
@@ -194,24 +197,18 @@ static void ask_away(struct worker *worker, enum sg_message_type type)
 		                              (uint32_t)worker_config(worker)->drain_timeout_ms };
 
 	worker->asked_away = true;
-	if (speaks(worker))
-		tell(worker, &message);
-	else
+	if (!speaks(worker) || !tell(worker, &message))
 		stop_signal(worker);
 }
 
 static void cut(struct worker *worker)
 {
 	struct sg_message message = { .type = SG_MESSAGE_CUT };
+	/* One that serves is stopped first: there is no drain to cut. */
+	struct sg_message now = { .type = SG_MESSAGE_STOP, .now = 1 };
 
-	if (speaks(worker)) {
-		/* One that serves is stopped first: there is no drain to cut. */
-		struct sg_message now = { .type = SG_MESSAGE_STOP, .now = 1 };
-
-		tell(worker, worker->asked_away ? &message : &now);
-	} else {
+	if (!speaks(worker) || !tell(worker, worker->asked_away ? &message : &now))
 		stop_signal(worker);
-	}
 	worker->asked_away = true;
 }
 
@@ -279,7 +276,7 @@ static void say_commit(struct worker *worker)
 	struct sg_message commit = { .type = SG_MESSAGE_COMMIT };
 
 	if (!worker->told_commit)
-		tell(worker, &commit);
+		(void)tell(worker, &commit);
 	worker->told_commit = true;
 }
 
@@ -294,7 +291,7 @@ static void act(struct worker *worker, enum worker_action action, enum worker_ev
 		break;
 	case WORKER_ACTION_COMMIT:
 		worker->was_committed = true;
-		if (speaks(worker) && worker->said_ready)
+		if (link_greeted(worker->link) && worker->said_ready)
 			say_commit(worker);
 		else /* nobody will say so: it has been accepting all the while */
 			worker_post(worker, WORKER_EVENT_SERVES);
@@ -308,7 +305,7 @@ static void act(struct worker *worker, enum worker_action action, enum worker_ev
 		break;
 	case WORKER_ACTION_RESUME:
 		worker->asked_away = false;
-		tell(worker, &resume);
+		(void)tell(worker, &resume);
 		break;
 	case WORKER_ACTION_STOP:
 		ask_away(worker, SG_MESSAGE_STOP);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The channel to a worker: what is to be sent and cannot be for want of memory or of descriptors in
- * flight, while the socket stays writable; and what the worker tells of its connections. The rest
- * of the supervisor is stood in for.
+ * flight, while the socket stays writable; what cannot even wait; and what the worker tells of its
+ * connections. The rest of the supervisor is stood in for.
  */
 #include "unit.h"
 #include "unit_loop.h"
@@ -23,6 +23,7 @@
 static int refused;           /* what each attempt fails with; 0: none does */
 static unsigned int attempts; /* to send */
 static unsigned int told;     /* by the worker */
+static unsigned int ended;    /* the worker was */
 
 /* In place of libc's. */
 ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
@@ -43,7 +44,8 @@ void worker_failed(struct worker *worker, const char *format, ...)
 
 void worker_post(struct worker *worker, enum worker_event event)
 {
-	CHECK_INT(event, WORKER_EVENT_SERVES);
+	CHECK(event == WORKER_EVENT_SERVES || event == WORKER_EVENT_ABANDON);
+	ended += event == WORKER_EVENT_ABANDON;
 }
 
 void worker_is_ready(struct worker *worker, enum worker_kind kind)
@@ -300,3 +302,61 @@ UNIT_CASE(connections_of_a_worker_that_serves_again_are_known_with_its_next_word
 }
 
 UNIT_MAIN
+
+/* What cannot even wait. */
+
+static int introduce(struct bench *bench,
+                     int (*send)(struct link *, const struct sg_message *, const int *, size_t))
+{
+	struct sg_message message = { .type = SG_MESSAGE_INTRODUCE, .upstream = 1 };
+	/* Of what waits a duplicate is kept, and there is no such descriptor. */
+	int none[] = { 100000, 100000 };
+	int r;
+
+	refused = ENOBUFS;
+	r = send(bench->link, &message, none, 2);
+	refused = 0;
+	return r;
+}
+
+UNIT_CASE(a_worker_that_misses_a_message_is_told_nothing_more_and_is_ended)
+{
+	struct sg_message commit = { .type = SG_MESSAGE_COMMIT };
+	struct bench bench;
+
+	bench_open(&bench);
+	greet(&bench);
+	answer(&bench, 1);
+	told = ended = 0;
+	CHECK_INT(introduce(&bench, link_send), -EBADF);
+	CHECK(!link_speaks(bench.link) && link_greeted(bench.link));
+	CHECK_INT(link_send(bench.link, &commit, NULL, 0), -EPIPE);
+	/* Whoever sent it is in the middle of something. */
+	CHECK_INT(ended, 0);
+	run_for(&bench, STEP_MS);
+	CHECK_INT(told, 1);
+	CHECK_INT(ended, 1);
+	/* Its channel is there, and has nothing after the answer: an end would be the supervisor's.
+	 */
+	CHECK_INT(hear(&bench), 1);
+	CHECK_INT(hear(&bench), 0);
+	run_for(&bench, 2L * STEP_MS);
+	CHECK_INT(ended, 1);
+	bench_close(&bench);
+}
+
+UNIT_CASE(a_worker_that_is_not_introduced_is_spoken_to_all_the_same)
+{
+	struct bench bench;
+
+	bench_open(&bench);
+	greet(&bench);
+	told = ended = 0;
+	CHECK_INT(introduce(&bench, link_send_or_not), -EBADF);
+	CHECK(link_speaks(bench.link));
+	answer(&bench, 1);
+	run_for(&bench, STEP_MS);
+	CHECK_INT(hear(&bench), 1);
+	CHECK_INT(told + ended, 0);
+	bench_close(&bench);
+}
