@@ -143,9 +143,20 @@ static json_t *command_status(char *const *argv)
 	return out;
 }
 
+/* Whose state began when the generation's did; NULL: it has a time of its own. One that serves does
+ * so since its commit, whichever of its workers took the place of another since. */
+static const struct worker *began_with(const struct generation *generation,
+                                       const struct worker *first)
+{
+	bool serves = first != NULL && first->state == WORKER_SERVING && !generation->retired;
+
+	return serves ? NULL : first;
+}
+
 static json_t *generation_status(const struct generation *generation)
 {
 	const struct worker *first = first_worker(generation);
+	const struct worker *began = began_with(generation, first);
 	json_t *workers = json_array(), *out = json_object();
 	bool waits = false;
 
@@ -165,10 +176,10 @@ static json_t *generation_status(const struct generation *generation)
 	                    json_string(first   ? table_worker_state_text(first->state)
 	                                : waits ? "waiting"
 	                                        : "gone"));
-	json_object_set_new(out, "since", time_text(first ? first->since : generation->since));
+	json_object_set_new(out, "since", time_text(began ? began->since : generation->since));
 	json_object_set_new(
 		out, "age_ms",
-		json_integer(sg_now_ms() - (first ? first->since_ms : generation->since_ms)));
+		json_integer(sg_now_ms() - (began ? began->since_ms : generation->since_ms)));
 	json_object_set_new(out, "deadline_ms",
 	                    first ? status_number(status_left_ms(first)) : json_null());
 	json_object_set_new(out, "program", program_status(first));

@@ -110,6 +110,17 @@ def test_a_restart_whose_replacement_crashes_while_the_first_drains_has_failed(s
     assert service.ask("restart", 0).message.startswith("worker 0 is now pid")
 
 
+def test_a_generation_serves_since_its_commit_whichever_worker_is_replaced(supervise):
+    service = supervise("--ready", "delay:100ms", program=pathlib.Path(sys.executable), arguments=[PLAIN],
+                        json=False, wait=False)
+    service.wait_serving()
+    assert service.ask("restart", "0").code == 0
+    (generation,) = service.status()["generations"]
+    (worker,) = generation["workers"]
+    assert generation["state"] == worker["state"] == "serving"
+    assert generation["age_ms"] >= worker["age_ms"] + 100
+
+
 # Says that a USR1 has come.
 USR1 = "signal.signal(signal.SIGUSR1, lambda *_: os.write(2, b'usr1 of %d\\n' % os.getpid()))"
 
