@@ -338,6 +338,9 @@ static void describe_place(const struct slot *slot, char *text, size_t size)
 	char span[SG_SPAN_MAX];
 
 	text[0] = '\0';
+	/* Its place goes with its generation, which is why it failed. */
+	if (slot->generation->retired || slot->generation->service->stop_asked)
+		return;
 	if (slot->worker != NULL && slot->worker->state == WORKER_SERVING)
 		snprintf(text, size, "; the worker serves as before");
 	else if (slot->limit)

@@ -223,6 +223,24 @@ static void remember(struct slot *slot, const struct worker *worker)
 	snprintf(slot->last_exit, sizeof(slot->last_exit), "%.127s", worker->reason);
 }
 
+/* The one that was replaced has gone. What of the one in its place? */
+static void restart_ended(const struct slot *slot)
+{
+	const struct service *service = slot->generation->service;
+	char reason[REASON_MAX];
+
+	if (slot->worker != NULL) {
+		desk_worker_replaced(slot, NULL);
+		return;
+	}
+	if (slot->generation->retired && service->serving != slot->generation)
+		snprintf(reason, sizeof(reason), "generation %llu has taken over meanwhile",
+		         (unsigned long long)service->serving->number);
+	else
+		snprintf(reason, sizeof(reason), "%s", slot->last_exit);
+	desk_worker_replaced(slot, reason);
+}
+
 static void gone(struct worker *worker)
 {
 	struct slot *slot = worker->slot;
@@ -253,8 +271,7 @@ static void gone(struct worker *worker)
 		desk_worker_replaced(slot, worker->reason);
 	} else if (slot->leaving == worker) {
 		slot->leaving = NULL;
-		/* Who waits still: the one in its place lives, or it ended with its generation. */
-		desk_worker_replaced(slot, slot->worker != NULL ? NULL : slot->last_exit);
+		restart_ended(slot);
 	} else {
 		slot->worker = NULL;
 		remember(slot, worker);

@@ -93,7 +93,8 @@ def test_a_restart_whose_replacement_crashes_while_the_first_drains_has_failed(s
         first = slow.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n" + HOLD).response().pid
         mark = service.log.mark()
         client = service.popen("restart", "--json", "0")
-        service.log.wait_for("worker", since=mark, pid=first, to="draining")
+        # Its own word: till then it accepts.
+        service.log.wait_for("draining", since=mark, pid=first)
         (second,) = {one["pid"] for one in service.workers()} - {first}
         mark = service.log.mark()
         service.process(second).send(signal.SIGKILL)
@@ -108,6 +109,25 @@ def test_a_restart_whose_replacement_crashes_while_the_first_drains_has_failed(s
     service.log.wait_for("worker", since=mark, pid=first, to="gone")
     service.log.wait_for("worker", since=mark, pid=third.pid, to="serving")
     assert service.ask("restart", 0).message.startswith("worker 0 is now pid")
+
+
+def test_a_restart_that_an_upgrade_overtakes_names_that(supervise):
+    """The second worker is gone, as it was told, before the first has finished."""
+    service = supervise()
+    with Connection(service.address) as slow:
+        first = slow.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n" + HOLD).response().pid
+        mark = service.log.mark()
+        client = service.popen("restart", "--json", "0")
+        service.log.wait_for("draining", since=mark, pid=first)
+        second = service.log.wait_for("started", since=mark)["pid"]
+        upgrade = service.popen("upgrade", "--json")
+        service.log.wait_for("worker", since=mark, pid=second, to="gone")
+        slow.send(b"y").response()
+        out, err = client.communicate(timeout=30)
+        assert client.returncode == 1, (out, err)
+        assert '"the replacement of worker 0 failed: generation 2 has taken over meanwhile"' in out, out
+    out, err = upgrade.communicate(timeout=30)
+    assert upgrade.returncode == 0, (out, err)
 
 
 def test_a_generation_serves_since_its_commit_whichever_worker_is_replaced(supervise):
