@@ -12,7 +12,7 @@ import signal
 import pytest
 
 from harness import http
-from upgrades import Crowd, ask, generations, gone, upgrade, upgraded
+from upgrades import HELD, Crowd, ask, begun, follows, generations, gone, upgrade, upgraded
 
 PATIENT = ("--drain-timeout", "none", "--head-timeout", "100s", "--idle-timeout", "100s")
 REQUEST = http.request()
@@ -137,13 +137,16 @@ def test_the_deadline_of_a_head_travels_with_its_connection(start):
 
 
 def test_the_unread_bytes_of_a_pipeline_travel_in_their_order(start):
-    """Whole requests and the beginning of one more are in the socket when the upgrade begins."""
-    service = start("hello", *PATIENT)
-    with service.connect() as one:
-        one.get()
-        one.send(http.request(target="/hello?delay=3s") + REQUEST + REQUEST[:HALF])
+    """A whole request and the beginning of one more stand behind one that ends in the drain."""
+    service = start("hello", *PATIENT, "--body-timeout", "60s", "--threads", 1)
+    with service.connect() as one, service.connect() as idle:
+        assert one.get().generation == idle.get().generation == 1
+        one.send(HELD[:-1])
+        begun(service)
         ask(service)
         assert service.log.wait_for("draining", generation=1)["requests"] == 1
+        follows(idle)
+        one.send(HELD[-1:] + REQUEST + REQUEST[:HALF])
         first, second = one.response(), one.response()
         assert (first.generation, second.generation) == (1, 2)
         gone(service, 1)

@@ -8,9 +8,10 @@ import struct
 
 import pytest
 
+from functional import eventually
 from harness.deadline import readable
 from harness.http import Connection, get, request
-from upgrades import Crowd, ask, field, generations, gone, upgrade
+from upgrades import HELD, Crowd, ask, begun, field, follows, generations, gone, upgrade
 
 REQUEST = request()
 
@@ -19,36 +20,27 @@ def waiting(seconds):
     return request(target=f"/hello?delay={seconds}")
 
 
-def begun(service):
-    """Blocks until the server has read what was sent before: it has, once an answer has come to
-    what was sent later on every loop. These connections are closed again, which the server may
-    notice before or after it has moved them: so what moved is counted as a minimum."""
-    # One connection a loop would do; which loop accepts is the kernel's choice.
-    address = service.address
-    for _ in range(16):
-        get(address)
-
-
 @pytest.mark.parametrize("threads", [1, 4])
 @pytest.mark.threads
 def test_64_requests_in_flight_are_answered_by_the_predecessor(start, threads):
-    service = start("hello", "--threads", threads)
+    service = start("hello", "--threads", threads, "--body-timeout", "60s")
     pid = service.pid
     with Crowd(service.address, 64) as crowd, service.connect() as kept:
         assert kept.get().generation == 1
-        crowd.send(waiting("3s"))
+        crowd.send(HELD[:-1])
         begun(service)
         assert ask(service)["successor"] == 2
         draining = service.log.wait_for("draining", generation=1)
         assert draining["requests"] == 64
         # Meanwhile the successor serves: what was idle, and what is new.
-        assert kept.get().generation == 2
+        # What comes before a loop has heard of it is answered there still.
+        follows(kept)
         address = service.address
-        for _ in range(20):
-            assert get(address).generation == 2
+        eventually(lambda: {get(address).generation for _ in range(20)}, {2})
         assert crowd.silent()
         assert not service.log.find("gone", generation=1)
 
+        crowd.send(HELD[-1:])
         answers = crowd.answers()
         assert generations(answers) == {1: 64}
         assert {int(field(head, "Segue-Pid")) for head, _ in answers.values()} == {pid}
@@ -78,8 +70,8 @@ def test_bodies_half_sent_at_the_upgrade_are_read_to_their_end_by_the_predecesso
         answers = crowd.answers(len(some))
         assert set(answers) == set(some) and generations(answers) == {1: 20}
         assert not service.log.find("gone", generation=1)
-        crowd.send(REQUEST, some)
-        assert generations(crowd.answers(len(some))) == {2: 20}
+        # What a loop reads before it has heard of the drain it answers still.
+        eventually(lambda: crowd.send(REQUEST, some) or generations(crowd.answers(len(some))), {2: 20})
         crowd.send(whole[cut:], others)
         assert generations(crowd.answers(len(others))) == {1: 12}
         assert gone(service, 1)["moved"] >= 32
@@ -88,12 +80,14 @@ def test_bodies_half_sent_at_the_upgrade_are_read_to_their_end_by_the_predecesso
 
 
 def test_chunked_bodies_half_sent_at_the_upgrade_are_read_by_the_predecessor(start):
-    service = start("hello", "--body-timeout", "60s")
+    service = start("hello", "--body-timeout", "60s", "--threads", 1)
     head = request("POST", headers=[("Transfer-Encoding", "chunked")])
-    with service.connect() as one:
+    with service.connect() as one, service.connect() as idle:
+        assert idle.get().generation == 1
         one.send(head + b"5\r\nab")
         begun(service)
         ask(service)
+        follows(idle)
         one.send(b"cde\r\n3\r\nf")
         assert one.is_idle()
         one.send(b"gh\r\n0\r\n\r\n" + REQUEST)
@@ -103,18 +97,20 @@ def test_chunked_bodies_half_sent_at_the_upgrade_are_read_by_the_predecessor(sta
 
 @pytest.mark.threads
 def test_requests_behind_one_in_flight_are_answered_in_order_by_the_successor(start):
-    """The one in flight ends where it is; what stands behind it in the pipeline is unread as yet,
+    """The one in flight ends where it is; what stands behind it in the pipeline is no request yet,
     and goes with the connection."""
-    service = start("hello")
-    with Crowd(service.address, 16) as crowd:
-        crowd.send(waiting("3s"))
+    service = start("hello", "--body-timeout", "60s", "--threads", 1)
+    with Crowd(service.address, 16) as crowd, service.connect() as idle:
+        assert idle.get().generation == 1
+        crowd.send(HELD[:-1])
         begun(service)
-        connections = [Pipelined(one) for one in crowd.all()]
-        for one in connections:
-            for number in range(5):
-                one.send(request("POST" if number % 2 else "GET", body=b"n" * number))
         ask(service)
+        follows(idle)
         assert service.log.wait_for("draining", generation=1)["requests"] == 16
+        connections = [Pipelined(one) for one in crowd.all()]
+        behind = [request("POST" if number % 2 else "GET", body=b"n" * number) for number in range(5)]
+        for one in connections:
+            one.send(HELD[-1:] + b"".join(behind))
         for one in connections:
             assert [one.next() for _ in range(6)] == [1, 2, 2, 2, 2, 2]
         gone(service, 1)
@@ -183,7 +179,8 @@ def test_a_slow_reader_gets_the_whole_answer_of_the_predecessor(start, compile_c
         reader.send(REQUEST)
         readable(reader.socket.fileno(), reader.deadline, "the begin of the answer")
         ask(service)
-        assert get(service.address).generation == 2
+        address = service.address
+        eventually(lambda: get(address).generation, 2)
         assert not service.log.find("gone", generation=1)
         answer = reader.response()
         assert answer.generation == 1 and answer.body == b"b" * (8 << 20)
@@ -259,16 +256,17 @@ def test_a_client_that_resets_its_request_in_flight_delays_nobody(start):
 
 
 def test_a_stop_answers_what_is_in_flight(start):
-    service = start("hello")
+    service = start("hello", "--body-timeout", "60s")
     with Crowd(service.address, 8) as crowd, service.connect() as idle:
         idle.get()
-        crowd.send(waiting("3s"))
+        crowd.send(HELD[:-1])
         begun(service)
         address = service.address
         service.send(signal.SIGTERM)
         assert service.log.wait_for("draining", generation=1)["requests"] == 8
         # Nobody waits for what is silent.
         assert idle.again().rest() == b""
+        crowd.send(HELD[-1:])
         assert generations(crowd.answers(then_ends=True)) == {1: 8}
         service.wait_end()
         assert gone(service, 1)["finished"] == 8

@@ -7,9 +7,9 @@ import signal
 import socket
 import time
 
-from functional import HOLD
+from functional import HOLD, eventually
 from harness.deadline import until
-from harness.http import Connection, get
+from harness.http import Connection, get, request
 
 SHAPES = ("--new", 2, "--keepalive", 8, "--post", 8, "--pipeline", "4:8", "--idle", "20:50ms",
           "--half", "10:100ms", "--slow", "2:4096")
@@ -76,6 +76,32 @@ def nothing_lost(running, generation):
     for shape, of_shape in result["shapes"].items():
         assert of_shape["requests"] >= 2 * of_shape["connections"], f"{shape}: hardly any load"
     return answered
+
+
+def unread(port):
+    """The server's ends of connections in whose queues something waits for the server to read it, those
+    that it has not accepted yet among them."""
+    with open("/proc/net/tcp", encoding="ascii") as file:
+        rows = [line.split() for line in file]
+    return [row[2] for row in rows
+            if row[1] == f"0100007F:{port:04X}" and not row[4].endswith(":00000000")]
+
+
+def begun(service):
+    """Blocks until the server has read what was sent before, on whichever of its loops."""
+    _, port = service.address
+    eventually(lambda: unread(port), [])
+
+
+# A request whose last byte is to come: it is in flight for as long as a test likes. And a moment more,
+# in its handler.
+HELD = request("POST", target="/hello?delay=100ms", body=b"hello")
+
+
+def follows(connection, generation=2):
+    """An idle connection goes to the next generation. What it asks before its loop has heard of the drain
+    is answered there still; afterwards every connection of that loop has heard of it."""
+    eventually(lambda: connection.get().generation, generation)
 
 
 class Crowd:

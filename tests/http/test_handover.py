@@ -7,6 +7,7 @@ import pytest
 
 from harness.builds import put_program
 from harness.http import Closed, Connection, request
+from upgrades import HELD, begun, follows
 
 pytestmark = pytest.mark.threads
 
@@ -59,25 +60,26 @@ def test_half_a_head_travels_with_its_connection(start):
 def test_a_request_in_flight_is_answered_here_and_its_connection_follows(start):
     service = start("hello")
     with Connection(service.address) as connection:
-        connection.send(request("GET", "/hello?delay=1s"))
-        with Connection(service.address) as other:
-            assert other.get().generation == 1
+        connection.send(HELD[:-1])
+        begun(service)
         upgrade(service)
         with Connection(service.address) as other:
-            assert other.get().generation == 2
-        answer = connection.response()
+            follows(other)
+        answer = connection.send(HELD[-1:]).response()
         assert answer.generation == 1 and answer.header("Connection") is None
-        assert connection.get().generation == 2
+        follows(connection)
     gone(service)
 
 
 def test_pipelined_requests_behind_one_in_flight_are_answered_by_the_successor(start):
-    service = start("hello")
-    with Connection(service.address) as connection:
-        connection.send(request("GET", "/hello?delay=1s") + request() * 3)
-        with Connection(service.address) as other:
-            assert other.get().generation == 1
+    service = start("hello", "--threads", "1")
+    with Connection(service.address) as connection, Connection(service.address) as idle:
+        assert idle.get().generation == 1
+        connection.send(HELD[:-1])
+        begun(service)
         upgrade(service)
+        follows(idle)
+        connection.send(HELD[-1:] + request() * 3)
         assert [connection.response().generation for _ in range(4)] == [1, 2, 2, 2]
     gone(service)
 
@@ -87,12 +89,11 @@ def test_a_body_that_has_begun_is_read_to_its_end_here(start):
     with Connection(service.address) as connection:
         data = request("POST", body=b"x" * 1000)
         connection.send(data[:-500])
-        with Connection(service.address) as other:
-            assert other.get().generation == 1
+        begun(service)
         upgrade(service)
         connection.send(data[-500:])
         assert connection.response().generation == 1
-        assert connection.get().generation == 2
+        follows(connection)
     gone(service)
 
 
@@ -156,11 +157,13 @@ def test_a_final_stop_answers_what_is_in_flight_and_closes_what_is_idle(start):
     with Connection(service.address) as busy, Connection(service.address) as idle:
         with Connection(service.address) as half:
             half.send(request()[:20])
-            busy.send(request("GET", "/hello?delay=1s"))
+            busy.send(HELD[:-1])
             assert idle.get().generation == 1
+            begun(service)
             service.send(signal.SIGTERM)
             assert idle.rest() == b""
             half.send(request()[20:])
+            busy.send(HELD[-1:])
             for connection in (half, busy):
                 answer = connection.response()
                 assert answer.status == 200 and answer.header("Connection") == "close"
@@ -245,16 +248,15 @@ def test_when_the_successor_dies_the_predecessor_serves_again(start):
     service.expected_exits.add(-signal.SIGKILL)
     address = service.address
     with Connection(address) as busy:
-        busy.send(request("GET", "/hello?delay=3s"))
-        with Connection(address) as other:
-            assert other.get().generation == 1
+        busy.send(HELD[:-1])
+        begun(service)
         successor = upgrade(service)["pid"]
         service.log.wait_for("draining", generation=1)
         service.send(signal.SIGKILL, successor)
         service.log.wait_for("resumed", generation=1)
         with Connection(address) as other:
             assert other.get().generation == 1
-            assert busy.response().generation == 1
+            assert busy.send(HELD[-1:]).response().generation == 1
             assert busy.get().generation == 1
             after = service.upgrade()
             assert after["pid"] != successor and gone(service)
@@ -263,7 +265,7 @@ def test_when_the_successor_dies_the_predecessor_serves_again(start):
 
 def test_connections_that_come_back_after_a_cut_are_served(start):
     """A drain that has cut is no reason to close what comes back from a later one."""
-    service = start("hello", "--threads", "2", "--drain-timeout", "500ms", "--probation", "100ms")
+    service = start("hello", "--threads", "2", "--drain-timeout", "500ms", "--probation", "2s")
     service.expected_exits.add(-signal.SIGKILL)
     address = service.address
 

@@ -7,10 +7,9 @@ import contextlib
 
 import pytest
 
-from functional import eventually
 from harness import http, processes
 from turns import ask, gone, pids, spread
-from upgrades import Crowd, field, generations
+from upgrades import Crowd, begun, field, generations
 
 PATIENT = ("--drain-timeout", "1h")
 SLOW_TO_TIRE = ("--head-timeout", "100s", "--idle-timeout", "100s")
@@ -69,7 +68,7 @@ def move(service, before, after, count, half, silent=0):
         others = list(set(everyone) - set(halves))
         crowd.send(REQUEST[:HALF], halves)
         # From here on a part of a head is in the memory of a worker, and has to travel as bytes.
-        eventually(lambda: unread(one.address[1]), [])
+        begun(one)
 
         one.set_workers(after)
         assert ask(one) == 2
@@ -86,14 +85,6 @@ def move(service, before, after, count, half, silent=0):
         assert generations(mute.answers(deadline=60)) == ({2: silent} if silent else {})
         assert crowd.silent() and mute.silent()
         figure(one, count + silent)
-
-
-def unread(port):
-    """The server's ends of connections in whose queues something waits for the server to read it."""
-    with open("/proc/net/tcp", encoding="ascii") as file:
-        rows = [line.split() for line in file]
-    return [row[2] for row in rows
-            if row[1] == f"0100007F:{port:04X}" and not row[4].endswith(":00000000")]
 
 
 @pytest.mark.plain

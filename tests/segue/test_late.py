@@ -191,8 +191,7 @@ def test_a_take_back_beside_the_next_upgrade_is_told_to_both(supervise, gate, wa
     service.wait_serving()
     address = service.address
     with Connection(address) as slow:
-        slow.send(b"GET /hello?delay=3s HTTP/1.1\r\nHost: test\r\n\r\n")
-        get(address)
+        slow.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n" + HOLD).response()
         second = service.popen("upgrade", "--json")
         service.wait_generation(2)
         gate.close()
@@ -205,7 +204,7 @@ def test_a_take_back_beside_the_next_upgrade_is_told_to_both(supervise, gate, wa
         assert second.returncode == 1 and '"taken-back"' in out, (out, err)
         assert get(address).generation == 1
         gate.open()
-        assert slow.response().generation == 1
+        assert slow.send(b"y").response().generation == 1
     out, err = third.communicate(timeout=60)
     assert third.returncode == 0 and "generation 3 serves; generation 1 is gone" in out, (out, err)
     assert get(address).generation == 3

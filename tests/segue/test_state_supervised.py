@@ -9,7 +9,7 @@ import pytest
 from functional import HOLD, eventually
 from harness.http import Connection, get
 from scenes import SERVER
-from turns import accepting, alone, ask, draining, gone
+from turns import accepting, alone, ask, draining, gone, pids
 from upgrades import meet_load
 
 
@@ -149,18 +149,28 @@ def test_state_counts_over_generations_that_drain(service, load):
     """Elder workers count on while one, and then another generation serves."""
     one = service(3, program="state")
     late = []
+    whole = b"POST /counter HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nlate"
     with contextlib.ExitStack() as kept:
         for generation, workers in enumerate((3, 2, 3), start=1):
+            elders = []
             if generation > 1:
                 one.set_workers(workers)
                 ask(one)
-            for _ in range(6):
-                connection = kept.enter_context(Connection(one.address))
-                whole = b"POST /counter HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nlate"
-                # The first answer says that what stands behind it has been read as well.
-                connection.send(whole + whole[:-2]).response()
-                late.append(connection)
-        assert sum(counts(one)) == 18
+                elders = [one.process(pid) for pid in pids(one, generation - 1)]
+            # They accept until they hear of it, and what they count then their successors count late.
+            for elder in elders:
+                elder.stop()
+            # Each has some, and stays for them.
+            for pid in accepting(one).values():
+                with alone(one, pid):
+                    for _ in range(6 // workers):
+                        late.append(kept.enter_context(Connection(one.address)))
+                        # The first answer says that what stands behind it has been read as well.
+                        late[-1].send(whole + whole[:-2]).response()
+            for elder in elders:
+                elder.go_on()
+        # One of the elders may answer still.
+        eventually(lambda: sum(counts(one)), 18, 10)
         for connection in late:
             connection.again().send(b"te").response()
         for generation in (1, 2):
