@@ -322,18 +322,22 @@ static void say_progress(struct segue *segue, int64_t now_ms)
 	sg_timer_arm(segue);
 }
 
-/* Something has changed: said now, or when the last word is old enough; the end is said now. */
+/*
+ * Something has changed: said now, or when the last word is old enough; the end is said now. In a
+ * drain by the timer alone, which waits until the program has had its events: it counts anew when
+ * it hears that it drains, and what it has told before is of no use then.
+ */
 void sg_supervised_progress(struct segue *segue)
 {
 	struct progress *progress = &segue->progress;
-	int64_t now = sg_now_ms();
+	int64_t now = sg_now_ms(), due = progress->said_ms + PROGRESS_EVERY_MS;
 
 	if (!segue->supervised || !segue->served)
 		return;
-	if (segue->state == SG_STATE_GONE || now - progress->said_ms >= PROGRESS_EVERY_MS) {
+	if (segue->state == SG_STATE_GONE || (segue->state != SG_STATE_DRAINING && due <= now)) {
 		say_progress(segue, now);
 	} else if (progress->due_ms < 0) {
-		progress->due_ms = progress->said_ms + PROGRESS_EVERY_MS;
+		progress->due_ms = due > now ? due : now;
 		sg_timer_arm(segue);
 	}
 }
