@@ -83,6 +83,8 @@ __attribute__((format(printf, 4, 5))) static int end(struct client *client, enum
 	line = json_dumps(object, JSON_COMPACT);
 	if (line != NULL)
 		display_end(&client->display, object, line);
+	else /* no memory for the form that is wanted */
+		fprintf(stderr, "segue: %s\n", message);
 	free(line);
 	json_decref(object);
 	return code;
@@ -268,42 +270,56 @@ static json_t *words_of(char **argv)
 	return words;
 }
 
-/* The request as a line, for free(); NULL with the exit code of a wrong usage said. */
-static char *make_request(struct client *client)
+/* What is asked for beside the verb. 0, -ENOMEM, or -EINVAL when what is wrong has been said. */
+static int add_words(struct client *client, json_t *request)
 {
-	json_t *request = json_pack("{s:s}", "verb", client->verb->name);
 	uint64_t worker = 0;
-	int number = 0;
-	char *line = NULL;
+	int number = 0, r = 0;
 
 	if (client->no_wait)
-		json_object_set_new(request, "wait", json_false());
+		r |= json_object_set_new(request, "wait", json_false());
 	if (client->now)
-		json_object_set_new(request, "now", json_true());
+		r |= json_object_set_new(request, "now", json_true());
+	errno = 0;
 	if (client->argv != NULL &&
 	    json_object_set_new(request, "argv", words_of(client->argv)) < 0) {
+		if (errno == ENOMEM)
+			return -ENOMEM;
 		end(client, EXIT_USAGE, "nonsense", "the new command line is not UTF-8");
-		goto out;
+		return -EINVAL;
 	}
 	if (client->verb->operand == OPERAND_WORKER) {
 		if (words_number(client->operand, WORKER_MAX, &worker) < 0) {
 			end(client, EXIT_USAGE, "nonsense",
 			    "'%s' is no number of a worker (see 'segue status')", client->operand);
-			goto out;
+			return -EINVAL;
 		}
-		json_object_set_new(request, "worker", json_integer((json_int_t)worker));
+		r |= json_object_set_new(request, "worker", json_integer((json_int_t)worker));
 	}
 	if (client->verb->operand == OPERAND_SIGNAL) {
 		if (words_signal(client->operand, &number) < 0) {
 			end(client, EXIT_USAGE, "nonsense", "'%s' is no signal", client->operand);
-			goto out;
+			return -EINVAL;
 		}
-		json_object_set_new(request, "signal", json_integer(number));
+		r |= json_object_set_new(request, "signal", json_integer(number));
 	}
-	line = json_dumps(request, JSON_COMPACT);
-out:
+	return r == 0 ? 0 : -ENOMEM;
+}
+
+/* The request as a line, for free(). 0, or the exit code: why has been said. */
+static int make_request(struct client *client, char **ret_line)
+{
+	json_t *request = json_pack("{s:s}", "verb", client->verb->name);
+	int r = request != NULL ? add_words(client, request) : -ENOMEM;
+	char *line = r == 0 ? json_dumps(request, JSON_COMPACT) : NULL;
+
 	json_decref(request);
-	return line;
+	if (r == -EINVAL)
+		return EXIT_USAGE;
+	if (line == NULL)
+		return end(client, EXIT_FAILED, "failed", "no memory for the request");
+	*ret_line = line;
+	return 0;
 }
 
 static int end_unconnected(struct client *client, const char *path, int error)
@@ -350,7 +366,7 @@ static int catch_signals(void)
 static int ask(struct client *client)
 {
 	char path[PATHS_MAX], reason[DIAL_REASON_MAX];
-	char *request;
+	char *request = NULL;
 	int code = 0, r;
 
 	if (client->control != NULL && strlen(client->control) >= sizeof(path))
@@ -363,9 +379,9 @@ static int ask(struct client *client)
 	if (code != 0)
 		return end(client, (enum control_exit)code,
 		           code == EXIT_USAGE ? "nonsense" : "no-service", "%s", reason);
-	request = make_request(client);
-	if (request == NULL)
-		return EXIT_USAGE;
+	code = make_request(client, &request);
+	if (code != 0)
+		return code;
 	r = dial_open(&client->dial, path, IMPATIENT_MS);
 	if (r < 0) {
 		code = end_unconnected(client, path, r);

@@ -35,8 +35,6 @@ static void identify(struct dial *dial)
 		return;
 	dial->pid = peer.pid;
 	dial->pidfd = sg_pidfd_open(peer.pid);
-	if (dial->pidfd < 0)
-		dial->pidfd = -1;
 }
 
 int dial_open(struct dial *dial, const char *path, int wait_ms)
@@ -56,8 +54,10 @@ int dial_open(struct dial *dial, const char *path, int wait_ms)
 	/* connect() waits for room in the queue as long as this says. */
 	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait)) < 0)
 		return -errno;
-	if (connect(fd, (struct sockaddr *)&name, sizeof(name)) < 0)
-		return -errno;
+	/* With that a stop and SIGCONT interrupt it: the connection was not begun. */
+	while (connect(fd, (struct sockaddr *)&name, sizeof(name)) < 0)
+		if (errno != EINTR)
+			return -errno;
 	if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
 		return -errno;
 	dial->fd = sg_fd_steal(&fd);

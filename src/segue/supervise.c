@@ -438,8 +438,13 @@ int command_run(int argc, char **argv)
 	(void)signal(SIGTTOU, SIG_IGN);
 	(void)prctl(PR_SET_CHILD_SUBREAPER, 1);
 	r = uv_loop_init(&run.loop);
-	if (r == 0)
-		r = set_up(&run);
+	if (r < 0) {
+		log_say("failed", NULL, "the event loop: %s", uv_strerror(r));
+		log_close();
+		config_free(run.config);
+		return EXIT_FAILED;
+	}
+	r = set_up(&run);
 	if (r < 0) {
 		log_say("failed", NULL, "%s", run.reason[0] != '\0' ? run.reason : strerror(-r));
 		if (run.service.exit_code == 0)
