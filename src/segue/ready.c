@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <llhttp.h>
+#include <poll.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdarg.h>
@@ -26,8 +27,9 @@
 #include <unistd.h>
 
 #define LOOK_MS    200
-#define AGAIN_MS   100 /* between two looks at an address */
-#define COMMAND_MS 250 /* between two runs of a command */
+#define AGAIN_MS   100  /* between two looks at an address */
+#define COMMAND_MS 250  /* between two runs of a command */
+#define REAP_MS    1000 /* for one that is killed, when the loop ends */
 #define ATTEMPT_MS 5000
 #define HEAD_MAX   (64 << 10)
 #define TEXT_MAX   8192
@@ -42,6 +44,7 @@ struct attempt {
 	size_t received;
 	llhttp_t parser;
 	int status; /* of HTTP; 0: not known yet */
+	struct attempt *next;
 };
 
 struct ready {
@@ -252,6 +255,9 @@ static void kill_command(const struct attempt *attempt)
 		kill(-attempt->pid, SIGKILL);
 }
 
+/* Commands that were killed and have not been reaped: one loop has them all. */
+static struct attempt *killed;
+
 /* A command is killed and stays watched until it can be reaped. */
 static void give_up_attempt(struct ready *ready)
 {
@@ -264,8 +270,19 @@ static void give_up_attempt(struct ready *ready)
 		return;
 	}
 	kill_command(attempt);
+	attempt->next = killed;
+	killed = attempt;
 	attempt->ready = NULL;
 	ready->attempt = NULL;
+}
+
+static void unlink_killed(const struct attempt *attempt)
+{
+	struct attempt **at = &killed;
+
+	while (*at != attempt)
+		at = &(*at)->next;
+	*at = attempt->next;
 }
 
 static void finish(struct ready *ready, int error, const char *reason)
@@ -415,6 +432,8 @@ static void on_command_dead(uv_poll_t *poll, int status, int events)
 		return;
 	result = read_status(attempt->result_fd);
 	attempt->pid = 0;
+	if (ready == NULL)
+		unlink_killed(attempt);
 	close_attempt(attempt);
 	if (ready == NULL)
 		return;
@@ -629,4 +648,20 @@ void ready_end(struct ready *ready)
 		return;
 	give_up_attempt(ready);
 	uv_close((uv_handle_t *)&ready->timer, on_ready_closed);
+}
+
+void ready_reap_killed(void)
+{
+	struct attempt *attempt;
+	int ignored;
+
+	while ((attempt = killed) != NULL) {
+		struct pollfd dead = { .fd = attempt->fd, .events = POLLIN };
+
+		/* Where the kernel does not let it go it is init's. */
+		(void)poll(&dead, 1, REAP_MS);
+		(void)sg_pidfd_reap(attempt->fd, &ignored);
+		killed = attempt->next;
+		close_attempt(attempt);
+	}
 }

@@ -54,4 +54,7 @@ const char *ready_last(const struct ready *ready);
 /* Ends the probe, its command too. NULL is welcome. Not called back any more. */
 void ready_end(struct ready *ready);
 
+/* Before the loop ends: waits for the death of what has been killed, and reaps it. */
+void ready_reap_killed(void);
+
 #endif

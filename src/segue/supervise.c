@@ -7,6 +7,7 @@
 #include "segue/command.h"
 #include "segue/log.h"
 #include "segue/paths.h"
+#include "segue/ready.h"
 #include "segue/supervisor.h"
 #include "segue/words.h"
 
@@ -254,13 +255,11 @@ static int name_sockets(struct service *service, const char *control, char *reas
 	}
 	snprintf(path, sizeof(path), "%s%s%s", directory, directory[0] != '\0' ? "/" : "", control);
 	if (strlen(path) >= sizeof(service->control_path) - 8) {
-		if (directory[0] == '\0')
-			snprintf(reason, REASON_MAX, "--control %s: the path is too long", control);
-		else
-			snprintf(reason, REASON_MAX,
-			         "--control %.300s: the path is too long from the working "
-			         "directory: %.300s",
-			         control, path);
+		/* One that begins with a slash is short enough (settings.c). */
+		snprintf(reason, REASON_MAX,
+		         "--control %.300s: the path is too long from the working directory: "
+		         "%.300s",
+		         control, path);
 		return -ENAMETOOLONG;
 	}
 	memcpy(service->control_path, path, strlen(path) + 1);
@@ -395,6 +394,7 @@ static void take_down(struct run *run)
 		relay_close(service->relay);
 	if (service->manager != NULL)
 		manager_close(service->manager);
+	ready_reap_killed();
 	log_unwatch();
 	(void)uv_run(&run->loop, UV_RUN_NOWAIT);
 	uv_walk(&run->loop, close_handle, NULL);
