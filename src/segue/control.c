@@ -530,11 +530,7 @@ static int lock_folder(const char *path, char *reason, size_t reason_size)
 	int64_t deadline = sg_now_ms() + LOCK_MS;
 	int fd;
 
-	if (slash == NULL)
-		strcpy(folder, ".");
-	else
-		snprintf(folder, sizeof(folder), "%.*s", slash == path ? 1 : (int)(slash - path),
-		         path);
+	snprintf(folder, sizeof(folder), "%.*s", slash == path ? 1 : (int)(slash - path), path);
 	fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0) {
 		int error = errno;
@@ -562,12 +558,6 @@ static int bind_path(struct control *control, const char *path, char *reason, si
 	SG_CLEANUP(sg_fd_cleanup) int lock = -1;
 	int fd;
 
-	if (strlen(path) >= sizeof(control->path)) {
-		snprintf(reason, reason_size,
-		         "control socket %s: the path is longer than %zu bytes (see --control)",
-		         path, sizeof(control->path) - 1);
-		return -ENAMETOOLONG;
-	}
 	strcpy(control->path, path);
 	strcpy(address.path, path);
 	snprintf(address.text, sizeof(address.text), "control socket %s", path);

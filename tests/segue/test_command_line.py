@@ -268,3 +268,58 @@ def test_a_file_is_read_by_run_as_by_check(segue, folder):
     file.write_text("workers many\nprogram /bin/true\n")
     said = sentence(segue("run", "--config", file))
     assert said == "segue run: " + sentence(segue("check", file)).removeprefix("segue check: ")
+
+
+# What seldom is so where a command is typed.
+
+
+def test_check_without_a_path_looks_where_programs_usually_are(segue, folder):
+    assert check(segue, folder, "program true\n", env={}).returncode == 0
+    assert "no such program in PATH" in sentence(check(segue, folder, "program no-such\n", env={}))
+
+
+def test_check_passes_over_a_file_of_path_that_may_not_be_executed(segue, folder):
+    (folder / "tool").write_text("#!/bin/sh\n")
+    done = check(segue, folder, "program tool\n", env={"PATH": str(folder)})
+    assert "program tool: it may not be executed" in sentence(done)
+
+
+def test_check_says_that_its_output_could_not_be_written(build, folder):
+    (folder / "a.conf").write_text("program true\n")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([build.program("src/segue/segue"), "check", folder / "a.conf"], stdout=full,
+                              stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (
+        1, "segue check: standard output: No space left on device\n"), done
+
+
+@pytest.mark.parametrize("words, said", [
+    (("--ready", "http://a b/"), "a blank cannot stand in a URL; write %20"),
+    ((f"--{'x' * 60}",), "there is no option --" + "x" * 58 + "; 'segue run --help' lists them"),
+], ids=["blank", "long"])
+def test_an_odd_value_of_run_has_its_sentence(segue, words, said):
+    assert sentence(segue("run", *words, "--", "true")).endswith(said)
+
+
+def test_a_folder_of_the_control_socket_that_is_not_there_is_named(segue, folder):
+    path = folder / "missing" / "c"
+    done = segue("run", "--control", path, "--", "true")
+    assert (done.returncode, done.stdout) == (1, ""), done
+    assert f"control socket {path}: folder {path.parent}: No such file or directory" in done.stderr
+
+
+def test_a_working_directory_that_is_gone_is_named_where_the_control_socket_needs_it(build, folder):
+    gone = folder / "gone"
+    gone.mkdir()
+    program = build.program("src/segue/segue")
+    script = f"rmdir {gone} && exec {program} run --control c -- true"
+    done = subprocess.run(["/bin/sh", "-c", script], cwd=gone, capture_output=True, text=True, timeout=30,
+                          check=False)
+    assert done.returncode == 1, done
+    assert "--control c: the working directory: No such file or directory" in done.stderr
+
+
+def test_a_program_that_is_nowhere_in_path_is_named(segue, folder):
+    done = segue("run", "--control", folder / "c", "--", "no-such-program")
+    assert done.returncode == 1, done
+    assert "generation 1 failed: there is no program 'no-such-program' in PATH; write its path" in done.stderr

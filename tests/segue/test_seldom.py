@@ -168,3 +168,32 @@ def test_a_log_that_cannot_be_opened_anew_goes_on_where_it_was(supervise, folder
     service.send(signal.SIGUSR1)
     text = "the log file could not be opened anew: No such file or directory"
     eventually(lambda: text in (folder / "elsewhere" / "log").read_text(), True)
+
+
+def test_the_question_to_a_stopped_supervisor_can_be_interrupted(supervise):
+    service = supervise()
+    service.first.stop()
+    client = service.popen("status")
+    # Before it blocks the signal, that ends it without a word.
+    eventually(lambda: int(processes.status(client.pid)["SigBlk"], 16) >> (signal.SIGINT - 1) & 1, 1)
+    client.send_signal(signal.SIGINT)
+    out, err = client.communicate(timeout=30)
+    service.first.go_on()
+    assert (client.returncode, out, err) == (130, "", "segue: interrupted\n")
+
+
+def test_another_mode_of_the_listeners_is_no_change_of_an_upgrade(supervise, folder):
+    path = folder / "a.conf"
+    path.write_text("listen-mode 600\n")
+    service = supervise("--config", path)
+    path.write_text("listen-mode 660\n")
+    answer = service.ask("upgrade")
+    assert answer.code == 3 and "listen-mode" in answer.message, answer
+
+
+def test_what_a_manager_told_the_supervisor_alone_is_not_the_workers(supervise):
+    service = supervise(env={"INVOCATION_ID": "1", "SUPERVISOR_ENABLED": "1", "SEGUE_OWN": "1"})
+    (worker,) = service.workers()
+    environment = processes.environment(worker["pid"])
+    assert "INVOCATION_ID" not in environment and "SUPERVISOR_ENABLED" not in environment
+    assert environment["SEGUE_OWN"] == "1"

@@ -613,6 +613,7 @@ UNIT_CASE(the_distance_of_words_counts_what_is_typed_wrong)
 	CHECK_INT(words_distance("worker", "workers"), 1);
 	CHECK_INT(words_distance("listen", "restart"), 5);
 	CHECK_INT(words_distance("", "ab"), 2);
+	CHECK_INT(words_distance("a word that is far longer than any option is", "a"), 45);
 	CHECK(!setting_guess("zz", 2));
 	CHECK_STRING(setting_guess("pidfile", 7)->name, "pid-file");
 	CHECK_STRING(setting_guess("drain", 5)->name, "drain-timeout");
