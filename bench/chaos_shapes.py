@@ -483,7 +483,14 @@ class Supervision(Subject):
         codes = super().exits(pid)
         if pid == self.service.first.pid and self.life.deaths:
             codes += tuple(128 - code for code in Subject.DEATHS)
+        if self.service.first.pid in self.ended and pid not in self._spoke():
+            # It was being started when the supervisor was killed, and the kernel told it.
+            codes += (-signal.SIGTERM,)
         return codes
+
+    def _spoke(self):
+        """The pids of those that have written a line of their own."""
+        return {event.get("pid") for event in self.service.log.events if not event.get("service")}
 
     def role(self, pid):
         if pid == self.service.first.pid:

@@ -107,13 +107,11 @@ int sg_listeners_adopt_take(struct segue *segue, const struct sg_message *messag
 
 static bool same_place(const struct listener *listener, const struct sg_address *address)
 {
-	struct sockaddr_storage name;
-	socklen_t len = sizeof(name);
+	char reason[SG_ERROR_MAX];
 
 	if (!listener->systemd)
 		return strcmp(listener->address.text, address->text) == 0;
-	return getsockname(listener->fd, (struct sockaddr *)&name, &len) == 0 &&
-	       sg_address_matches(address, (struct sockaddr *)&name, len);
+	return sg_listener_verify(listener->fd, address, reason, sizeof(reason)) == 0;
 }
 
 /* The inherited socket for a name and address: by both, else by the address (it was renamed). */

@@ -344,7 +344,10 @@ void sg_supervised_progress(struct segue *segue)
 
 void sg_supervised_timer(struct segue *segue, int64_t now_ms)
 {
-	if (segue->progress.due_ms >= 0 && segue->progress.due_ms <= now_ms)
+	/* What was read a moment ago may be the order to drain: the program has its events first.
+	 */
+	if (segue->progress.due_ms >= 0 && segue->progress.due_ms <= now_ms &&
+	    segue->events_first == NULL)
 		say_progress(segue, now_ms);
 	if (sg_supervised_waits(segue) && segue->lost_due_ms <= now_ms)
 		wait_no_more(segue);

@@ -550,9 +550,9 @@ static void describe_sent(int number, unsigned int count, unsigned int spared, c
 	if (count == 0 && spared == 0)
 		snprintf(text, size, "no worker serves that could be signalled");
 	else if (count == 0)
-		snprintf(text, size,
-		         "%s was not sent: the worker only starts, and has no handler for it",
-		         shown);
+		snprintf(text, size, "%s was not sent: the worker%s and ha%s no handler for it",
+		         shown, spared == 1 ? " only starts," : "s only start,",
+		         spared == 1 ? "s" : "ve");
 	else if (spared == 0)
 		snprintf(text, size, "%s was sent to %u worker%s", shown, count,
 		         count == 1 ? "" : "s");

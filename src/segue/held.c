@@ -130,11 +130,9 @@ static void name_it(struct held *held, const char *name, size_t place)
 
 static bool same_socket(int fd, const struct sg_address *address)
 {
-	struct sockaddr_storage name;
-	socklen_t len = sizeof(name);
+	char reason[REASON_MAX];
 
-	return getsockname(fd, (struct sockaddr *)&name, &len) == 0 &&
-	       sg_address_matches(address, (struct sockaddr *)&name, len);
+	return sg_listener_verify(fd, address, reason, sizeof(reason)) == 0;
 }
 
 /* By its name, but that a stored one is of an earlier configuration, or else by its address. That
@@ -229,6 +227,25 @@ static void let_go(struct service *service, const struct manager_socket *passed)
 	manager_unstore(service->manager, passed->name);
 }
 
+/* The address could not be bound: what an earlier supervisor stored and overlaps it is not in the
+ * way of the next start. (The service manager has it till it reads that.) */
+static void make_way(struct service *service, const char *spec, struct manager_socket *sockets,
+                     size_t count)
+{
+	char name[SG_NAME_MAX + 1], text[SG_ADDRESS_MAX], reason[REASON_MAX];
+	struct sg_address address, other;
+
+	if (sg_address_parse_spec(name, &address, spec, reason, sizeof(reason)) < 0)
+		return;
+	for (size_t i = 0; i < count; i++)
+		if (sockets[i].fd >= 0 && sockets[i].stored &&
+		    sg_listener_text(sockets[i].fd, text, sizeof(text)) == 0 &&
+		    sg_address_parse(&other, text, reason, sizeof(reason)) == 0 &&
+		    sg_address_overlaps(&address, false, &other,
+		                        sg_listener_is_v6only(sockets[i].fd)))
+			let_go(service, &sockets[i]);
+}
+
 /* A worker of an earlier supervisor bound it: true where generation 1 can ask for it. */
 static bool take_stored(struct service *service, struct manager_socket *passed)
 {
@@ -304,6 +321,8 @@ int held_open(struct service *service, char *reason, size_t reason_size)
 	for (; r == 0 && place < service->config->listen_len; place++)
 		r = open_one(service, service->config->listen[place], place, sockets, count, reason,
 		             reason_size);
+	if (r == -EADDRINUSE)
+		make_way(service, service->config->listen[place - 1], sockets, count);
 	for (size_t i = 0; i < count; i++) {
 		if (r < 0 || sockets[i].fd < 0)
 			continue;
@@ -684,6 +703,20 @@ void held_resume(struct service *service, struct generation *generation)
 		}
 		*at = held->next;
 		take_back(service, generation, held);
+	}
+}
+
+/* The first generation has failed, and perhaps for these: it binds an address that overlaps one, is
+ * no program of libsegue's and binds one itself, or its probe is answered there. The next start is
+ * to find none. */
+void held_forget_stored(struct service *service)
+{
+	struct held *next;
+
+	for (struct held *held = service->held; held != NULL; held = next) {
+		next = held->next;
+		if (!held->own && held->generation == 0)
+			drop(service, held);
 	}
 }
 

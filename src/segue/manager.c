@@ -252,7 +252,7 @@ static int escape(char *escaped, const char *name)
 		unsigned char c = (unsigned char)*name;
 		bool plain = c > ' ' && c < 127 && c != ':' && c != '%';
 
-		if (len + 3 > ESCAPED_MAX)
+		if (len + (plain ? 1 : 3) > ESCAPED_MAX)
 			return -ENAMETOOLONG;
 		len += (size_t)snprintf(escaped + len, 4, plain ? "%c" : "%%%02X", c);
 	}
@@ -263,7 +263,8 @@ static int escape(char *escaped, const char *name)
 static void unescape(char *name, const char *escaped)
 {
 	for (; *escaped != '\0'; escaped++) {
-		if (escaped[0] == '%' && isxdigit(escaped[1]) && isxdigit(escaped[2])) {
+		if (escaped[0] == '%' && isxdigit((unsigned char)escaped[1]) &&
+		    isxdigit((unsigned char)escaped[2])) {
 			const char digits[] = { escaped[1], escaped[2], '\0' };
 
 			*name++ = (char)strtoul(digits, NULL, 16);

@@ -659,7 +659,8 @@ void ready_reap_killed(void)
 		struct pollfd dead = { .fd = attempt->fd, .events = POLLIN };
 
 		/* Where the kernel does not let it go it is init's. */
-		(void)poll(&dead, 1, REAP_MS);
+		while (poll(&dead, 1, REAP_MS) < 0 && errno == EINTR)
+			continue;
 		(void)sg_pidfd_reap(attempt->fd, &ignored);
 		killed = attempt->next;
 		close_attempt(attempt);

@@ -311,6 +311,8 @@ static void stop(struct service *service, bool now)
 
 	service->stop_asked = true;
 	held_forget_unbound(service);
+	if (first_failed)
+		held_forget_stored(service);
 	preflight_end(service);
 	manager_stopping(service->manager, "Stopping");
 	manager_extend(service->manager, EXTEND_MS);

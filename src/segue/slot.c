@@ -95,11 +95,11 @@ static int64_t back_off(const struct config *config, unsigned int row)
 	return ms < config->restart_delay_max_ms ? ms : config->restart_delay_max_ms;
 }
 
-static bool policy_restarts(const struct config *config, int status)
+static bool policy_restarts(const struct config *config, const struct worker *worker)
 {
 	if (config->restart == CONFIG_RESTART_NEVER)
 		return false;
-	return config->restart == CONFIG_RESTART_ALWAYS || status != 0;
+	return config->restart == CONFIG_RESTART_ALWAYS || worker->abandoned || worker->status != 0;
 }
 
 /* A worker that served has ended without being asked to. */
@@ -112,7 +112,7 @@ static void crashed(struct slot *slot, const struct worker *worker)
 	int64_t ms;
 
 	slot->awaited = false;
-	if (!policy_restarts(config, worker->status)) {
+	if (!policy_restarts(config, worker)) {
 		slot->ended = true;
 		log_say("ended", NULL, "worker %llu:%u (pid %ld) ended: %s; it is not restarted",
 		        (unsigned long long)generation->number, slot->index,

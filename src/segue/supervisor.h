@@ -67,6 +67,7 @@ struct worker {
 	bool replaces;   /* a worker that serves, at the operator's word */
 	bool asked_away; /* its end was asked for: no crash */
 	bool killed;     /* by this supervisor */
+	bool abandoned;  /* it served, and broke what was agreed: no end of its own */
 	bool wraps;      /* another process of its session outlived it */
 	bool was_ready, was_committed;
 	bool said_ready;  /* on its channel */
@@ -358,6 +359,7 @@ void held_commit(struct service *service, struct generation *generation);
 void held_resume(struct service *service, struct generation *generation);
 void held_forget(struct service *service, uint64_t generation);
 void held_forget_unbound(struct service *service);
+void held_forget_stored(struct service *service);
 
 /* leftovers.c */
 /* Kills what an ended worker has left behind in sessions of its own. */

@@ -308,6 +308,7 @@ static void act(struct worker *worker, enum worker_action action, enum worker_ev
 		(void)tell(worker, &resume);
 		break;
 	case WORKER_ACTION_STOP:
+		worker->abandoned = event == WORKER_EVENT_ABANDON;
 		ask_away(worker, SG_MESSAGE_STOP);
 		break;
 	case WORKER_ACTION_ABANDON:

@@ -58,16 +58,16 @@ def test_half_a_head_travels_with_its_connection(start):
 
 
 def test_a_request_in_flight_is_answered_here_and_its_connection_follows(start):
-    service = start("hello")
-    with Connection(service.address) as connection:
+    service = start("hello", "--threads", "1")
+    with Connection(service.address) as connection, Connection(service.address) as idle:
+        assert idle.get().generation == 1
         connection.send(HELD[:-1])
         begun(service)
         upgrade(service)
-        with Connection(service.address) as other:
-            follows(other)
+        follows(idle)
         answer = connection.send(HELD[-1:]).response()
         assert answer.generation == 1 and answer.header("Connection") is None
-        follows(connection)
+        assert connection.get().generation == 2
     gone(service)
 
 
@@ -85,15 +85,17 @@ def test_pipelined_requests_behind_one_in_flight_are_answered_by_the_successor(s
 
 
 def test_a_body_that_has_begun_is_read_to_its_end_here(start):
-    service = start("hello")
-    with Connection(service.address) as connection:
+    service = start("hello", "--threads", "1")
+    with Connection(service.address) as connection, Connection(service.address) as idle:
+        assert idle.get().generation == 1
         data = request("POST", body=b"x" * 1000)
         connection.send(data[:-500])
         begun(service)
         upgrade(service)
+        follows(idle)
         connection.send(data[-500:])
         assert connection.response().generation == 1
-        follows(connection)
+        assert connection.get().generation == 2
     gone(service)
 
 

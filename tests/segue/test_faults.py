@@ -236,6 +236,19 @@ def test_nonsense_on_the_channel_ends_the_successor(run, kind, stage, reason):
         clients.wait_more()
 
 
+def test_a_worker_that_closes_its_channel_while_it_serves_has_crashed(run):
+    """It is told to drain and ends well, but was not to end: --restart on-failure is for it too."""
+    one = run("--restart", "on-failure")
+    (killed,) = one.pids()
+    one.behave("serve:raw:close")
+    one.service.expected_exits.add(-signal.SIGKILL)
+    mark = one.log.mark()
+    one.process(killed).send(signal.SIGKILL)
+    broken = one.log.wait_for("raw", since=mark)["pid"]
+    one.configure()
+    one.log.wait_for("started", since=mark, where=lambda event: event["pid"] not in (killed, broken))
+
+
 def test_ready_said_twice_counts_once(run):
     one = run()
     first = one.pids()

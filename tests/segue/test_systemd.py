@@ -381,6 +381,32 @@ def test_a_supervisor_that_is_killed_is_started_again_with_its_listeners(machine
         assert ask(machine).generation == 2
 
 
+@pytest.mark.parametrize("then", ["program", "listen"])
+def test_a_stored_listener_that_is_in_the_way_ends_one_start_and_no_more(machine, supervised, then):
+    """The next version binds an address that overlaps it; what fails lets it go."""
+    bind_itself(machine, f"127.0.0.1:{PORT}")
+    supervised.start()
+    eventually(lambda: supervised.show("NFileDescriptorStore"), "1")
+    if then == "program":
+        bind_itself(machine, f"0.0.0.0:{PORT}")
+    else:
+        machine.put("/etc/segue/hello.conf", (ROOT / "packaging/hello.conf").read_text())
+    supervised.restart("--no-block")
+    eventually(lambda: (supervised.show("NRestarts"), is_up(supervised)), ("1", True))
+    assert ask(machine).generation == 1
+    eventually(lambda: supervised.show("NFileDescriptorStore"), "1")
+
+
+def test_a_port_of_two_protocols_comes_back_from_the_store(machine, supervised):
+    machine.put("/etc/segue/hello.conf",
+                f"listen udp=udp://127.0.0.1:{PORT}\nlisten http=tcp://127.0.0.1:{PORT}\n"
+                "ready delay:100ms\nprogram /bin/sleep 1000\n")
+    supervised.start()
+    eventually(lambda: supervised.show("NFileDescriptorStore"), "2")
+    supervised.restart()
+    assert supervised.show("NRestarts", "NFileDescriptorStore") == ("0", "2")
+
+
 def test_what_is_stored_follows_what_the_workers_bind(machine, supervised):
     """Over an upgrade, a failed one, and a start of the next supervisor; a path goes with its worker."""
     bind_itself(machine, f"a=:{PORT}", "b=127.0.0.1:8081", "unix:///run/hello.sock")
