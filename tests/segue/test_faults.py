@@ -236,11 +236,11 @@ def test_nonsense_on_the_channel_ends_the_successor(run, kind, stage, reason):
         clients.wait_more()
 
 
-def test_a_worker_that_closes_its_channel_while_it_serves_has_crashed(run):
+def test_a_worker_that_talks_nonsense_while_it_serves_has_crashed(run):
     """It is told to drain and ends well, but was not to end: --restart on-failure is for it too."""
     one = run("--restart", "on-failure")
     (killed,) = one.pids()
-    one.behave("serve:raw:close")
+    one.behave("serve:raw:nonsense")
     one.service.expected_exits.add(-signal.SIGKILL)
     mark = one.log.mark()
     one.process(killed).send(signal.SIGKILL)
