@@ -433,10 +433,11 @@ class Supervision(Subject):
         if status["state"] != "serving" or status["upgrade"] or len(status["generations"]) != 1:
             return None
         workers = status["generations"][0]["workers"]
-        if len(workers) != status["workers_wanted"]:
-            raise Violation(f"{len(workers)} workers of {status['workers_wanted']}")
+        # One that was replaced may drain still, though its restart has ended: with a crash of the next.
         if any(one["state"] != "serving" for one in workers):
             return None
+        if len(workers) != status["workers_wanted"]:
+            raise Violation(f"{len(workers)} workers of {status['workers_wanted']}")
         pids = [one["pid"] for one in workers]
         expected = {self.service.first.pid, *pids, *self.relay()}
         if self.drawn["log"] != "direct" and not self.relay() or self.dies_yet():
