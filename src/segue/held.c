@@ -706,21 +706,8 @@ void held_resume(struct service *service, struct generation *generation)
 	}
 }
 
-/* The first generation has failed, and perhaps for these: it binds an address that overlaps one, is
- * no program of libsegue's and binds one itself, or its probe is answered there. The next start is
- * to find none. */
-void held_forget_stored(struct service *service)
-{
-	struct held *next;
-
-	for (struct held *held = service->held; held != NULL; held = next) {
-		next = held->next;
-		if (!held->own && held->generation == 0)
-			drop(service, held);
-	}
-}
-
-/* A generation that never served takes what it had bound with it. */
+/* A generation that never served takes what it had bound with it. 0: what an earlier supervisor has
+ * stored, and nobody has asked for yet. */
 void held_forget(struct service *service, uint64_t generation)
 {
 	struct held *next;

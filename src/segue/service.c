@@ -311,8 +311,11 @@ static void stop(struct service *service, bool now)
 
 	service->stop_asked = true;
 	held_forget_unbound(service);
+	/* Perhaps for what was stored: its program binds an address that overlaps it, or binds one
+	 * itself without libsegue, or its probe is answered there. The next start is to find none.
+	 */
 	if (first_failed)
-		held_forget_stored(service);
+		held_forget(service, 0);
 	preflight_end(service);
 	manager_stopping(service->manager, "Stopping");
 	manager_extend(service->manager, EXTEND_MS);

@@ -359,7 +359,6 @@ void held_commit(struct service *service, struct generation *generation);
 void held_resume(struct service *service, struct generation *generation);
 void held_forget(struct service *service, uint64_t generation);
 void held_forget_unbound(struct service *service);
-void held_forget_stored(struct service *service);
 
 /* leftovers.c */
 /* Kills what an ended worker has left behind in sessions of its own. */
